@@ -1,0 +1,139 @@
+"""The seams: what a backend must do to stand behind a stage. Comments say what each answer means."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from ragctl.records import (
+    NON_FILTERABLE,
+    Embedded,
+    Generation,
+    Hit,
+    Prompt,
+    SearchMode,
+    Vector,
+    VectorRecord,
+)
+
+Metric = Literal["cosine", "euclidean"]
+EmbedRole = Literal["document", "query"]
+
+
+@dataclass(frozen=True, slots=True)
+class IndexSpec:
+    """What an index must be like. `embedder` is the embedder's identity, kept with the index."""
+
+    dimension: int
+    metric: Metric
+    embedder: str
+    non_filterable: tuple[str, ...] = NON_FILTERABLE
+    text_search: bool = True
+    language: str | None = "en"  # of the text search; None is a standard analyser without stemming
+
+
+@dataclass(frozen=True, slots=True)
+class IndexInfo:
+    """What an index is like. `embedder` is None when the index does not say (somebody else made it)."""
+
+    name: str
+    dimension: int
+    metric: Metric
+    embedder: str | None
+    non_filterable: tuple[str, ...]
+    text_search: bool
+    language: str | None = None
+    details: Mapping[str, str] = field(
+        default_factory=dict
+    )  # mode, ARN, path ...: for people, not for decisions
+
+
+@dataclass(frozen=True, slots=True)
+class SearchRequest:
+    """One search. `vector` is given unless mode is "text", `text` unless it is "vector"."""
+
+    mode: SearchMode
+    top_k: int
+    vector: Vector | None = None
+    text: str | None = None
+    filter: Mapping[str, object] | None = (
+        None  # as filters.normalise() gives it: validated, explicit $and, guarded
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class StoreLimits:
+    """How much one call may carry. The caller cuts; an adapter never splits."""
+
+    put_records: int
+    put_bytes: int  # of the encoded request, as `VectorStore.encoded_size` counts it
+    delete_keys: int
+    get_keys: int
+    top_k: int
+    vectors_per_second: int | None = None  # written and deleted together; None: no limit
+    requests_per_second: int | None = None
+
+
+class VectorStore(Protocol):
+    """One index of a vector store. Safe to call from several threads."""
+
+    limits: StoreLimits
+
+    def describe(self) -> IndexInfo | None: ...  # None: there is no such index
+    def create(
+        self, spec: IndexSpec
+    ) -> bool: ...  # True: made; False: was there already, equal; Refused: differs
+    def drop(self) -> bool: ...  # index and contents; False: there was none
+    def encoded_size(
+        self, record: VectorRecord
+    ) -> int: ...  # bytes it adds to a put request; cheap upper bound
+    def check(
+        self, record: VectorRecord
+    ) -> None: ...  # RecordRefused when the record breaks a limit; no call
+    def put(self, records: Sequence[VectorRecord]) -> None: ...  # insert or replace by key
+    def get(
+        self, keys: Sequence[str], *, vectors: bool = False
+    ) -> dict[str, VectorRecord]: ...  # absent: left out
+    def delete(self, keys: Sequence[str]) -> None: ...  # unknown keys are ignored
+    def keys(self) -> Iterator[str]: ...  # every key, in any order, paged to the end
+    def scan(self) -> Iterator[VectorRecord]: ...  # every record with metadata, vectors empty (shape (0,))
+    def search(self, request: SearchRequest) -> list[Hit]: ...  # best first; fewer than top_k is normal
+    def finish(
+        self,
+    ) -> None: ...  # after a batch of writes: build or refresh indexes, compact. May do nothing
+    def close(self) -> None: ...
+
+
+class Embedder(Protocol):
+    """Texts to vectors. Safe to call from several threads."""
+
+    identity: str  # everything that shapes a vector: kind, model, version, prefixes, normalisation
+    max_batch: int  # texts per call
+    max_bytes: int  # UTF-8 bytes of text per call
+    max_tokens: int | None  # tokens per text; None: unknown or no limit
+    cpu_bound: bool  # True: runs in this process's CPU, so worker processes help; False: waits for a service
+
+    @property
+    def dimension(self) -> int: ...  # may make one call to find out
+
+    def embed(self, texts: Sequence[str], role: EmbedRole) -> Embedded: ...
+
+    # InputRefused: some text of the batch is refused (the caller bisects). Throttled: slow down. Never fewer vectors.
+
+
+class Reranker(Protocol):
+    identity: str
+    max_candidates: int
+
+    def rerank(
+        self, question: str, texts: Sequence[str]
+    ) -> list[float]: ...  # one score per text, higher is better
+
+
+class Generator(Protocol):
+    identity: str
+
+    def generate(self, prompt: Prompt, on_text: Callable[[str], None] | None = None) -> Generation: ...
+
+    # on_text gets the answer piece by piece as it arrives (without reasoning); the Generation holds all of it

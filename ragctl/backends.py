@@ -1,0 +1,211 @@
+"""The sections of an experiment that are told apart by `kind`: each kind with exactly its own settings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
+
+Prefix = Annotated[str, Field(max_length=2_000)]
+
+
+class Section(BaseModel):
+    """Frozen, and an unknown key is an error: a misspelt setting must never be a silent default."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+# --- embedding -------------------------------------------------------------------------------------------
+
+
+class HashingEmbedding(Section):
+    """Signed hashing of stemmed words: deterministic, nothing to download."""
+
+    kind: Literal["hashing"] = "hashing"
+    dimension: int = Field(2048, ge=64, le=4096, description="Length of a vector.")
+
+
+class FastembedEmbedding(Section):
+    """A local ONNX model through fastembed (extra: fastembed)."""
+
+    kind: Literal["fastembed"]
+    model: str | None = Field(
+        None, description="Name of a model on the hub, for example BAAI/bge-small-en-v1.5."
+    )
+    path: Path | None = Field(None, description="Folder that holds the model; works offline.")
+    query_prefix: Prefix = ""
+    passage_prefix: Prefix = ""
+    threads: int | None = Field(None, ge=1)
+
+
+class OpenAIEmbedding(Section):
+    """Any server that speaks OpenAI's embeddings API: vLLM, TEI, Ollama."""
+
+    kind: Literal["openai"]
+    base_url: str = Field(description="For example http://127.0.0.1:8080/v1")
+    model: str
+    api_key: SecretStr | None = None
+    dimension: int | None = Field(
+        None, ge=1, description="Ask the server for this length, where it can shorten."
+    )
+    max_batch: int = Field(32, ge=1, le=2048, description="Texts per call.")
+    max_tokens: int | None = Field(None, ge=1, description="Tokens that a text may have.")
+    query_prefix: Prefix = ""
+    passage_prefix: Prefix = ""
+    timeout_s: float = Field(60, gt=0)
+
+
+class SageMakerEmbedding(Section):
+    """A SageMaker endpoint; `model` lets deploy-models make it from JumpStart."""
+
+    kind: Literal["sagemaker"]
+    endpoint: str | None = Field(None, description="Endpoint name; default: from the deployment record.")
+    model: str | None = Field(None, description="JumpStart model id.")
+    model_version: str = "*"
+    family: Literal["tei", "huggingface", "openai"] | None = Field(
+        None, description="Payload family; default: from the deployment record."
+    )
+    inference_component: str | None = None
+    dimension: int | None = Field(None, ge=1, le=4096)
+    max_batch: int = Field(32, ge=1)
+    max_tokens: int | None = Field(None, ge=1)
+    query_prefix: Prefix = ""
+    passage_prefix: Prefix = ""
+
+
+class BedrockEmbedding(Section):
+    """Titan v2 or Cohere embeddings on Amazon Bedrock."""
+
+    kind: Literal["bedrock"]
+    model: str = Field(
+        description="Model id, inference profile or ARN, for example amazon.titan-embed-text-v2:0"
+    )
+    dimension: int | None = Field(None, ge=1, le=4096)
+
+
+Embedding = Annotated[
+    HashingEmbedding | FastembedEmbedding | OpenAIEmbedding | SageMakerEmbedding | BedrockEmbedding,
+    Field(discriminator="kind"),
+]
+
+# --- store -----------------------------------------------------------------------------------------------
+
+IndexName = Annotated[str, Field(min_length=3, max_length=63, pattern=r"^[a-z0-9][a-z0-9.-]*[a-z0-9]$")]
+MetadataKey = Annotated[str, Field(min_length=1, max_length=63)]
+TextLanguage = Literal["en", "fr", "es", "pt", "it", "de", "nl", "zh", "ja", "ko"]
+
+
+class StoreSection(Section):
+    index: IndexName = Field("default", description="Name of the index.")
+    metric: Literal["cosine", "euclidean"] = "cosine"
+    language: TextLanguage | None = Field("en", description="Language of the text search; null: no stemming.")
+    non_filterable: tuple[MetadataKey, ...] = Field(
+        (), max_length=5, description="More metadata keys that are only shown, never filtered by."
+    )
+
+
+class LocalStore(StoreSection):
+    """LanceDB in a local folder."""
+
+    kind: Literal["local"] = "local"
+    path: Path = Field(Path(".ragctl/store"), description="Folder of the database.")
+
+
+class S3VectorsStore(StoreSection):
+    """Amazon S3 Vectors."""
+
+    kind: Literal["s3vectors"]
+    bucket: Annotated[str, Field(min_length=3, max_length=63, pattern=r"^[a-z0-9][a-z0-9-]*[a-z0-9]$")]
+    text_search: bool = Field(True, description="Make the chunk text searchable by words (needs ENHANCED).")
+    kms_key_arn: str | None = Field(None, description="Full ARN of a KMS key; default: SSE-S3.")
+    tags: dict[str, str] = Field(default_factory=dict, max_length=40)
+    vectors_per_second: int = Field(
+        2_500, ge=1, le=2_500, description="Writes and deletes; the service's limit."
+    )
+    requests_per_second: int = Field(1_000, ge=1, le=1_000)
+
+
+Store = Annotated[LocalStore | S3VectorsStore, Field(discriminator="kind")]
+
+# --- reranking -------------------------------------------------------------------------------------------
+
+
+class RerankingSection(Section):
+    candidates: int = Field(50, ge=1, le=1000, description="Hits that are reranked.")
+    max_chars: int = Field(4_000, ge=100, description="Characters of each hit that the reranker sees.")
+
+
+class FastembedReranking(RerankingSection):
+    """A local cross-encoder through fastembed (extra: fastembed)."""
+
+    kind: Literal["fastembed"]
+    model: str | None = None
+    path: Path | None = None
+
+
+class BedrockReranking(RerankingSection):
+    """Bedrock's Rerank API."""
+
+    kind: Literal["bedrock"]
+    model: str = Field(description="Model id or ARN, for example cohere.rerank-v3-5:0")
+
+
+Reranking = Annotated[FastembedReranking | BedrockReranking, Field(discriminator="kind")]
+
+# --- generation ------------------------------------------------------------------------------------------
+
+
+class GenerationSection(Section):
+    prompt: Path | None = Field(None, description="Prompt template file; default: the one in the package.")
+    max_tokens: int = Field(1_024, ge=1)
+    temperature: float = Field(0.0, ge=0, le=2)
+
+
+class ExtractiveGeneration(Section):
+    """Quotes the best supporting sentences; no model."""
+
+    kind: Literal["extractive"] = "extractive"
+    sentences: int = Field(3, ge=1, le=20, description="Sentences of an answer at most.")
+    min_support: float = Field(
+        0.5, ge=0, le=1, description="Share of the question's rare words that the best passage must hold."
+    )
+
+
+class OpenAIGeneration(GenerationSection):
+    """Any server that speaks OpenAI's chat API."""
+
+    kind: Literal["openai"]
+    base_url: str
+    model: str
+    api_key: SecretStr | None = None
+    timeout_s: float = Field(120, gt=0)
+
+
+class SageMakerGeneration(GenerationSection):
+    """A SageMaker endpoint; `model` lets deploy-models make it from JumpStart."""
+
+    kind: Literal["sagemaker"]
+    endpoint: str | None = None
+    model: str | None = None
+    model_version: str = "*"
+    family: Literal["chat", "text", "completions"] | None = None
+    inference_component: str | None = None
+
+
+class BedrockGeneration(GenerationSection):
+    """Converse on Bedrock: foundation models, inference profiles, Marketplace endpoint ARNs."""
+
+    kind: Literal["bedrock"]
+    model: str
+    prompt_cache: bool = Field(
+        False, description="Put a cache checkpoint behind the static part of the prompt."
+    )
+    guardrail: str | None = None
+    guardrail_version: str = "DRAFT"
+
+
+Generation = Annotated[
+    ExtractiveGeneration | OpenAIGeneration | SageMakerGeneration | BedrockGeneration,
+    Field(discriminator="kind"),
+]

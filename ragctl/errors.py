@@ -1,0 +1,143 @@
+"""Every way in which ragctl ends badly on purpose.
+
+    RagctlError                      exit
+    ├── ConfigError                     2   usage or configuration; nothing was started
+    │   ├── FilterError                     a metadata filter is not valid
+    │   └── MissingExtra                    an optional package is not installed
+    ├── PartialFailure                  3   done, but some documents or questions failed
+    ├── GateFailed                      4   the evaluation gate was not met
+    ├── GateUndecided                   5   the evaluation cannot tell
+    ├── Refused                         6   refused for safety
+    ├── LeaseHeld                       7   another run holds the lease
+    │   └── LeaseLost                       ours was taken over while we worked
+    ├── ServiceError                    8   a service failed or refused us
+    │   ├── CredentialsError                no, wrong or expired credentials
+    │   ├── PermissionDenied                the credentials may not do this
+    │   ├── NotFound                        index, endpoint, bucket or model does not exist
+    │   ├── QuotaExceeded                   a service quota or limit is used up
+    │   ├── Throttled                       still throttled after the retries
+    │   └── StateError                      the ledger or another state file cannot be read or written
+    └── ItemRefused                         one document, chunk or text is at fault, not the run
+        ├── DocumentError                   a document cannot be read or parsed
+        ├── RecordRefused                   a record breaks a limit of the store
+        └── InputRefused                    a model refuses this input (too long, not valid)
+
+An ItemRefused is caught by the stage that handles items and becomes a row in the list of failures; it ends a
+run only where a single item is all there was. Anything that is not a RagctlError is a bug: exit 1.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class RagctlError(Exception):
+    """An ending that the user can do something about: `message` says what and where, `hint` what to do."""
+
+    exit_status: ClassVar[int] = 8
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class ConfigError(RagctlError):
+    """Usage or configuration is wrong; nothing was started."""
+
+    exit_status = 2
+
+
+class FilterError(ConfigError):
+    """A metadata filter is not valid; the message carries the path of the fault."""
+
+
+class MissingExtra(ConfigError):
+    """An optional package is not installed."""
+
+    def __init__(self, what: str, extra: str) -> None:
+        super().__init__(
+            f"{what} needs an optional package", hint=f'install it with: pip install "ragctl[{extra}]"'
+        )
+
+
+class PartialFailure(RagctlError):
+    """The work is done and consistent, but some documents or questions failed."""
+
+    exit_status = 3
+
+
+class GateFailed(RagctlError):
+    """The evaluation gate was not met."""
+
+    exit_status = 4
+
+
+class GateUndecided(RagctlError):
+    """The evaluation cannot tell whether the gate is met."""
+
+    exit_status = 5
+
+
+class Refused(RagctlError):
+    """Refused for safety: nothing was removed, replaced or paid for."""
+
+    exit_status = 6
+
+
+class LeaseHeld(RagctlError):
+    """Another run holds the lease on this index."""
+
+    exit_status = 7
+
+
+class LeaseLost(LeaseHeld):
+    """Our lease expired and somebody took it over while we worked."""
+
+
+class ServiceError(RagctlError):
+    """A service failed or refused us."""
+
+    exit_status = 8
+
+
+class CredentialsError(ServiceError):
+    """No, wrong or expired credentials."""
+
+
+class PermissionDenied(ServiceError):
+    """The credentials may not do this; the message names action and resource."""
+
+
+class NotFound(ServiceError):
+    """An index, endpoint, bucket or model does not exist."""
+
+
+class QuotaExceeded(ServiceError):
+    """A service quota or limit is used up."""
+
+
+class Throttled(ServiceError):
+    """Still throttled after the retries."""
+
+
+class StateError(ServiceError):
+    """The ledger or another state file cannot be read or written."""
+
+
+class ItemRefused(RagctlError):
+    """One document, chunk or text is at fault, not the run."""
+
+    exit_status = 3
+
+
+class DocumentError(ItemRefused):
+    """A document cannot be read or parsed."""
+
+
+class RecordRefused(ItemRefused):
+    """A vector record breaks a limit of the store; the message names document, key and bytes."""
+
+
+class InputRefused(ItemRefused):
+    """A model refuses this input, for example because it is too long."""
