@@ -66,7 +66,7 @@ class Reply:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
-class Refusal(Exception):  # noqa: N818 - an answer of the service, not a failure of the server
+class Refusal(Exception):
     """An error of the service: status, code, message, and further members of its JSON body."""
 
     def __init__(self, status: int, code: str, message: str, **members: Any) -> None:
