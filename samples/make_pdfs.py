@@ -1,9 +1,9 @@
-"""Typeset the annual reports of the sample corpus from samples/sources/*.md.
+"""Typeset the PDFs of the sample corpus from the texts in samples/sources.
 
 How to run, from the root of the repository, in an environment with the development dependencies
 (reportlab, BSD licence, is used by this script only):
 
-    python samples/make_pdfs.py            # rewrites the reports in samples/corpus
+    python samples/make_pdfs.py            # rewrites the PDFs in samples/corpus
     python samples/make_pdfs.py --out DIR  # the same tree elsewhere
 
 The same sources and the same reportlab give the same bytes: dates and identifiers are left out and
@@ -65,9 +65,8 @@ GRID = TableStyle(
 
 
 def target(source: Path, corpus: Path) -> Path:
-    """Where the PDF of annual-report-YYYY.md belongs: corpus/reports/YYYY/annual-report.pdf."""
-    name, year = source.stem.rsplit("-", 1)
-    return corpus / "reports" / year / f"{name}.pdf"
+    """Where the PDF of a source belongs: at the same place under `corpus`."""
+    return (corpus / source.relative_to(SOURCES)).with_suffix(".pdf")
 
 
 def cells(row: str) -> list[str]:
@@ -131,10 +130,10 @@ def build(source: Path, out: Path) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     """Build every source; `--out` names another corpus folder to write to."""
-    parser = argparse.ArgumentParser(description="typeset the annual reports of the sample corpus")
+    parser = argparse.ArgumentParser(description="typeset the PDFs of the sample corpus")
     parser.add_argument("--out", type=Path, default=CORPUS, help="corpus folder (default: samples/corpus)")
     corpus = parser.parse_args(argv).out
-    for source in sorted(SOURCES.glob("*.md")):
+    for source in sorted(SOURCES.rglob("*.md")):
         build(source, target(source, corpus))
 
 
