@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, SecretStr, model_validator
 
 from ragctl.backends import (
     Embedding,
@@ -85,7 +85,7 @@ class Parsing(Section):
     memory_mb: int = Field(
         2_048, ge=256, description="Address space that parsing one document may take on top."
     )
-    pdf_passwords: tuple[str, ...] = Field((), description="Tried on encrypted PDFs; use ${ENV}.", repr=False)
+    pdf_passwords: tuple[SecretStr, ...] = Field((), description="Tried on encrypted PDFs; use ${ENV}.")
     title: bool = Field(True, description="Keep the document's title as metadata.")
     page_count: bool = Field(True, description="Keep the number of pages as metadata.")
 

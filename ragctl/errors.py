@@ -126,9 +126,13 @@ class StateError(ServiceError):
 
 
 class ItemRefused(RagctlError):
-    """One document, chunk or text is at fault, not the run."""
+    """One document, chunk or text is at fault, not the run; `document` is its id where that is known."""
 
     exit_status = 3
+
+    def __init__(self, message: str, *, hint: str | None = None, document: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.document = document
 
 
 class DocumentError(ItemRefused):

@@ -24,11 +24,9 @@ DOCUMENT = "document"  # the document id
 PAGE = "page"  # 1-based number of the page on which the chunk starts; absent where there are no pages
 START = "start"  # first character of the chunk in the document's text, from 0
 END = "end"  # one past the last character
-CONTENT = "content"  # content hash of the document that the chunk was cut from
-FINGERPRINT = "fingerprint"  # fingerprint of the settings that made the chunk and its vector
-RESERVED = frozenset({TEXT, DOCUMENT, PAGE, START, END, CONTENT, FINGERPRINT})
+RESERVED = frozenset({TEXT, DOCUMENT, PAGE, START, END})
 # Not filterable, so that they are not paid for in every query and do not use up the 2 KB for filters.
-NON_FILTERABLE = (TEXT, START, END, CONTENT, FINGERPRINT)
+NON_FILTERABLE = (TEXT, START, END)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from ragctl.records import (
     NON_FILTERABLE,
@@ -13,9 +13,11 @@ from ragctl.records import (
     Hit,
     Prompt,
     SearchMode,
-    Vector,
     VectorRecord,
 )
+
+if TYPE_CHECKING:
+    from ragctl.records import Vector  # names a numpy type, and numpy is not imported here
 
 Metric = Literal["cosine", "euclidean"]
 EmbedRole = Literal["document", "query"]
@@ -112,7 +114,7 @@ class Embedder(Protocol):
     max_batch: int  # texts per call
     max_bytes: int  # UTF-8 bytes of text per call
     max_tokens: int | None  # tokens per text; None: unknown or no limit
-    cpu_bound: bool  # True: runs in this process's CPU, so worker processes help; False: waits for a service
+    cpu_bound: bool  # True: holds the interpreter, so it runs in the worker processes; False: waits or has own threads
 
     @property
     def dimension(self) -> int: ...  # may make one call to find out

@@ -1,0 +1,191 @@
+"""One run at a time per index: a lease with a fencing token, kept alive by a heartbeat, taken over when it expires.
+
+The lease is a small file in the state location, changed only by conditional writes. Every holder's `fence` is greater
+than that of all before it; the ledger refuses a write with a fence lower than the one it has seen (manifest.py), so a
+holder that slept past its time cannot write when it wakes, whatever its clock says.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from uuid import uuid4
+
+from ragctl.errors import LeaseHeld, LeaseLost, RagctlError
+from ragctl.state import Conflict, State
+
+log = logging.getLogger("ragctl.lease")
+
+TTL_S = 60.0  # a holder that has been silent for so long has lost it
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Who holds a lease. `expires`: seconds since the epoch, by the holder's clock."""
+
+    id: str
+    fence: int
+    host: str
+    pid: int
+    started: str  # start time of the process, so that a reused pid is not taken for it
+    command: str
+    expires: float
+
+    def __str__(self) -> str:
+        until = datetime.fromtimestamp(self.expires, UTC).strftime("%Y-%m-%d %H:%M:%S")
+        return f"{self.command} (process {self.pid} on {self.host}, until {until} UTC unless renewed)"
+
+
+class Lease:
+    """A lease that we hold. `check()` before every write; `fence` goes with every save of the ledger."""
+
+    def __init__(self, state: State, name: str, holder: Holder, version: str, ttl_s: float) -> None:
+        self._state = state
+        self._name = name
+        self._holder = holder
+        self._version = version
+        self._ttl_s = ttl_s
+        self._renewed = _clock()
+        self._lost = False
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name="lease", daemon=True)
+        self._thread.start()
+
+    @property
+    def fence(self) -> int:
+        return self._holder.fence
+
+    def check(self) -> None:
+        """Raise LeaseLost unless the lease is surely still ours."""
+        if self._lost or _clock() - self._renewed > self._ttl_s:
+            raise LeaseLost(
+                f"the lease {self._state.place}/{self._name} was lost: this run was paused for longer than "
+                f"{self._ttl_s:.0f} s or cannot reach the state location",
+                hint="what is saved is consistent; run the command again",
+            )
+
+    def release(self) -> None:
+        """Give it back; a lease that somebody took over is left alone."""
+        self._stop.set()
+        self._thread.join()
+        if self._lost:
+            return
+        try:
+            self._state.write(self._name, _encode(self._with(expires=0.0)), expect=self._version)
+        except (Conflict, RagctlError) as error:
+            log.warning("lease not given back, it will expire: %s", error)
+
+    def _beat(self) -> None:
+        while not self._stop.wait(self._ttl_s / 4):
+            self._renew()
+
+    def _renew(self) -> None:
+        before = _clock()  # the time that counts is from before the write reached anybody
+        holder = self._with(expires=time.time() + self._ttl_s)
+        try:
+            self._version = self._state.write(self._name, _encode(holder), expect=self._version)
+        except Conflict:
+            self._lost = True
+            self._stop.set()
+            return
+        except RagctlError as error:
+            log.warning("lease not renewed, trying again: %s", error)
+            return
+        self._renewed = before
+
+    def _with(self, *, expires: float) -> Holder:
+        return Holder(**{**asdict(self._holder), "expires": expires})
+
+
+@contextmanager
+def hold(
+    state: State, name: str, command: str, *, wait_s: float = 0.0, ttl_s: float = TTL_S
+) -> Iterator[Lease]:
+    """Hold the lease `name` for the length of a block.
+
+    Raises LeaseHeld when somebody else holds it and does not let go within `wait_s` seconds.
+    """
+    lease = acquire(state, name, command, wait_s=wait_s, ttl_s=ttl_s)
+    try:
+        yield lease
+    finally:
+        lease.release()
+
+
+def acquire(state: State, name: str, command: str, *, wait_s: float, ttl_s: float = TTL_S) -> Lease:
+    """The lease, free, expired or left behind by a dead process on this machine; see `hold`."""
+    deadline = time.monotonic() + wait_s
+    while True:
+        found = state.read(name)
+        current = decode(found.data) if found else None
+        if current is None or _is_free(current):
+            holder = _ourselves(command, fence=(current.fence if current else 0) + 1, ttl_s=ttl_s)
+            try:
+                version = state.write(name, _encode(holder), expect=found.version if found else None)
+            except Conflict:
+                continue
+            if current is not None and current.expires > 0:
+                log.warning("took over the lease of %s", current)
+            return Lease(state, name, holder, version, ttl_s)
+        if time.monotonic() >= deadline:
+            raise LeaseHeld(
+                f"another run holds the lease on this index: {current}",
+                hint="wait for it with --wait 10m; it is taken over by itself once it expires",
+            )
+        time.sleep(min(1.0, max(0.05, deadline - time.monotonic())))
+
+
+def decode(data: bytes) -> Holder | None:
+    """The holder in a lease file; None where the file is damaged, which counts as no lease."""
+    try:
+        return Holder(**json.loads(data))
+    except (ValueError, TypeError):
+        return None
+
+
+def _encode(holder: Holder) -> bytes:
+    return json.dumps(asdict(holder)).encode()
+
+
+def _ourselves(command: str, *, fence: int, ttl_s: float) -> Holder:
+    pid = os.getpid()
+    return Holder(
+        id=uuid4().hex,
+        fence=fence,
+        host=socket.gethostname(),
+        pid=pid,
+        started=_started(pid) or "",
+        command=command,
+        expires=time.time() + ttl_s,
+    )
+
+
+def _is_free(holder: Holder) -> bool:
+    if holder.expires <= time.time():
+        return True
+    here = holder.host == socket.gethostname() and bool(holder.started)
+    return here and _started(holder.pid) != holder.started
+
+
+def _started(pid: int) -> str | None:
+    """When process `pid` of this machine started, in clock ticks since boot; None: no such process (or no /proc)."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    fields = stat.rpartition(")")[2].split()
+    return None if fields[0] == "Z" else fields[19]  # proc(5): field 22, counted from after the name
+
+
+def _clock() -> float:
+    """Seconds that go on while the machine sleeps and that no clock change moves."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))

@@ -1,0 +1,341 @@
+"""An experiment file to an `Experiment`: YAML, `extends`, `${ENV}`, `--set`, and every fault at once with its path."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, cast
+from urllib.parse import urlsplit, urlunsplit
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from ragctl.config import Experiment
+from ragctl.errors import ConfigError
+
+Tree = dict[str, Any]
+Where = tuple[str | int, ...]
+
+# Settings that name a place in the file system; "*" stands for any list index. Relative ones are meant from the
+# file that says them, so they are resolved file by file, before `extends` merges.
+PATHS: tuple[Where, ...] = (
+    ("extends",),
+    ("sources", "*", "path"),
+    ("chunking", "tokenizer"),
+    ("embedding", "path"),
+    ("store", "path"),
+    ("reranking", "path"),
+    ("generation", "prompt"),
+    ("evaluation", "dataset", "path"),
+    ("cache", "path"),
+    ("state",),
+    ("runs",),
+)
+_VARIABLE = re.compile(r"\$(?:\$|\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\})")
+
+
+def load(path: Path, overrides: Sequence[str] = ()) -> Experiment:
+    """The experiment in `path` with `overrides` ("section.key=value") applied; every path in it is absolute.
+
+    Raises ConfigError that lists every fault with its path in the file.
+    """
+    faults: list[str] = []
+    tree = _read_chain(path, faults, ())
+    for override in overrides:
+        _apply(tree, override, faults)
+    tree.pop("extends", None)
+    experiment = None
+    try:
+        experiment = Experiment.model_validate(tree)
+    except ValidationError as error:
+        faults += [_fault(detail, tree) for detail in error.errors(include_input=False, include_url=False)]
+    if faults or experiment is None:
+        lines = "".join(f"\n  {fault}" for fault in dict.fromkeys(faults))
+        raise ConfigError(f"{path} is not a valid experiment{lines}")
+    return experiment
+
+
+def masked(experiment: Experiment) -> dict[str, Any]:
+    """The experiment as plain JSON values, fit for a report: secrets and passwords in URLs show as asterisks."""
+    tree: Tree = _mask(experiment.model_dump(mode="json", exclude={"extends"}))
+    return tree
+
+
+def schema() -> dict[str, Any]:
+    """The JSON Schema of an experiment file, for editors."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **Experiment.model_json_schema(mode="validation"),
+        "title": "ragctl experiment",
+    }
+
+
+# --- reading ---------------------------------------------------------------------------------------------
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML that refuses a key given twice, where the plain loader silently keeps the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key_node, _ in node.value:
+            key = str(key_node.value)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"key {key!r} is given twice", key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def _read_chain(path: Path, faults: list[str], below: tuple[Path, ...]) -> Tree:
+    """The file's tree laid over that of the file it extends, and so on."""
+    resolved = path.resolve()
+    if resolved in below:
+        raise ConfigError(
+            f"{path}: extends itself, by way of {' -> '.join(p.name for p in (*below, resolved))}"
+        )
+    tree = _expand(_read(path), (), faults)
+    _resolve(tree, resolved.parent)
+    base = tree.get("extends")
+    if not isinstance(base, str):
+        return tree
+    return _merge(_read_chain(Path(base), faults, (*below, resolved)), tree)
+
+
+def _read(path: Path) -> Tree:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(
+            f"{path}: no such file",
+            hint="give the path of an experiment file, for example configs/samples.yaml",
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from error
+    try:
+        tree = yaml.load(text, _Loader)  # noqa: S506  _Loader is a SafeLoader
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        at = f" line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise ConfigError(f"{path}{at}: not valid YAML: {error.problem}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {error}") from error
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path}: an experiment is a mapping of sections, this is {_kind(tree)}")
+    return cast("Tree", tree)
+
+
+def _kind(value: object) -> str:
+    return {type(None): "empty", list: "a list", str: "a text"}.get(type(value), "a single value")
+
+
+def _expand(value: Any, where: Where, faults: list[str]) -> Any:
+    """`${NAME}` and `${NAME:-default}` replaced in every text; `$$` is a dollar sign."""
+    if isinstance(value, dict):
+        return {key: _expand(item, (*where, key), faults) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_expand(item, (*where, i), faults) for i, item in enumerate(value)]
+    if not isinstance(value, str) or "$" not in value:
+        return value
+
+    def replace(match: re.Match[str]) -> str:
+        name, default = match["name"], match["default"]
+        if name is None:
+            return "$"
+        found = os.environ.get(name) or default
+        if found is None:
+            faults.append(
+                f"{_dotted(where)}: the environment variable {name} is not set; "
+                f"set it, or give a default: ${{{name}:-default}}"
+            )
+            return match[0]
+        return found
+
+    return _VARIABLE.sub(replace, value)
+
+
+def _resolve(tree: Any, folder: Path) -> None:
+    """Make the relative places of one file absolute, in place."""
+    for pattern in PATHS:
+        for holder, key in _holders(tree, pattern):
+            value = holder[key]
+            if isinstance(value, str) and "://" not in value:
+                holder[key] = str(folder / Path(value).expanduser())
+    tracking = tree.get("tracking")
+    if isinstance(tracking, dict) and isinstance(uri := tracking.get("uri"), str):
+        tracking["uri"] = _resolve_sqlite(uri, folder)
+
+
+def _resolve_sqlite(uri: str, folder: Path) -> str:
+    prefix = "sqlite:///"
+    if not uri.startswith(prefix) or uri.startswith(prefix + "/"):
+        return uri
+    return prefix + str(folder / uri.removeprefix(prefix))
+
+
+def _holders(tree: Any, pattern: Where) -> Iterator[tuple[Any, Any]]:
+    """The containers and keys to which `pattern` leads, where they exist."""
+    head, rest = pattern[0], pattern[1:]
+    if head == "*":
+        keys: list[Any] = list(range(len(tree))) if isinstance(tree, list) else []
+    else:
+        keys = [head] if isinstance(tree, dict) and head in tree else []
+    for key in keys:
+        if rest:
+            yield from _holders(tree[key], rest)
+        else:
+            yield tree, key
+
+
+def _merge(base: Any, top: Any) -> Any:
+    """`top` over `base`: mappings merge key by key, but a section of another `kind` replaces; the rest replaces."""
+    if not (isinstance(base, dict) and isinstance(top, dict)):
+        return top
+    if "kind" in top and "kind" in base and top["kind"] != base["kind"]:
+        return top
+    return {
+        **base,
+        **{key: _merge(base.get(key), value) if key in base else value for key, value in top.items()},
+    }
+
+
+# --- overrides -------------------------------------------------------------------------------------------
+
+
+def _apply(tree: Tree, override: str, faults: list[str]) -> None:
+    """Put one `a.b=value` into the tree; the value is YAML, and a relative path in it is meant from here."""
+    name, equals, text = override.partition("=")
+    keys = name.strip().split(".")
+    if not equals or not all(keys):
+        faults.append(f"--set {override}: write section.key=value")
+        return
+    try:
+        value: Any = yaml.load(text, _Loader)  # noqa: S506  _Loader is a SafeLoader
+    except yaml.YAMLError:
+        value = text
+    patch: Any = _expand(value, tuple(keys), faults)
+    holder: Any = tree
+    for i, key in enumerate(keys[:-1]):
+        holder = _step(holder, key)
+        if holder is None:
+            faults.append(f"--set {override}: there is no {'.'.join(keys[: i + 1])}")
+            return
+    last: Any = keys[-1]
+    if isinstance(holder, list):
+        if not last.isdecimal() or int(last) >= len(holder):
+            faults.append(f"--set {override}: there is no {name.strip()}")
+            return
+        last = int(last)
+    elif not isinstance(holder, dict):
+        faults.append(f"--set {override}: {'.'.join(keys[:-1])} is not a section")
+        return
+    if last == "kind" and isinstance(holder, dict) and holder.get("kind") not in (None, patch):
+        holder.clear()  # another kind has other settings, as with `extends`
+    holder[last] = patch
+    where = tuple("*" if key.isdecimal() else key for key in keys)
+    if where in PATHS and isinstance(patch, str) and "://" not in patch:
+        holder[last] = str(Path.cwd() / Path(patch).expanduser())
+
+
+def _step(holder: Any, key: str) -> Any:
+    if isinstance(holder, list):
+        return holder[int(key)] if key.isdecimal() and int(key) < len(holder) else None
+    if isinstance(holder, dict):
+        if holder.get(key) is None:
+            holder[key] = {}
+        return holder[key]
+    return None
+
+
+# --- faults ----------------------------------------------------------------------------------------------
+
+
+def _fault(detail: ErrorDetails, tree: Tree) -> str:
+    """One fault as a line: the dotted path, then what is wrong and what would be right."""
+    where = _without_tags(detail["loc"], tree)
+    path = f"{_dotted(where)}: " if where else ""
+    match detail["type"]:
+        case "extra_forbidden":
+            known = _known_keys(detail["loc"][:-1])
+            close = get_close_matches(str(where[-1]), known, n=1)
+            meant = f"; did you mean {close[0]}?" if close else f"; known: {', '.join(sorted(known))}"
+            return f"{path}unknown key{meant if known else ''}"
+        case "missing":
+            return f"{path}required"
+        case "union_tag_not_found":
+            return f"{_dotted((*where, 'kind'))}: required"
+        case "union_tag_invalid":
+            context = detail.get("ctx", {})
+            known_kinds = str(context.get("expected_tags", "")).replace("'", "")
+            return f"{_dotted((*where, 'kind'))}: unknown kind {context.get('tag')!r}; known: {known_kinds}"
+        case "value_error":
+            return f"{path}{detail['msg'].removeprefix('Value error, ')}"
+        case _:
+            message = detail["msg"].replace("Input should", "must")
+            return f"{path}{message[0].lower()}{message[1:]}"
+
+
+def _without_tags(location: Where, tree: Any) -> Where:
+    """Pydantic puts the kind of a section into the path; people do not write it there."""
+    kept: list[str | int] = []
+    for i, step in enumerate(location):
+        last = i == len(location) - 1
+        is_tag = isinstance(tree, dict) and tree.get("kind") == step and step not in tree and not last
+        if is_tag:
+            continue
+        kept.append(step)
+        if isinstance(tree, dict):
+            tree = tree.get(step)
+        elif isinstance(tree, list) and isinstance(step, int) and step < len(tree):
+            tree = tree[step]
+    return tuple(kept)
+
+
+def _known_keys(location: Where) -> list[str]:
+    """The settings of the section at `location` (with pydantic's tags in it)."""
+    models: list[Any] = [Experiment]
+    for step in location:
+        models = [part for model in models for part in _parts(model, step)]
+    return [name for model in models for name in model.model_fields]
+
+
+def _parts(model: type[BaseModel], step: str | int) -> list[type[BaseModel]]:
+    if isinstance(step, int):
+        return [model]
+    if step in model.model_fields:
+        return list(_models_in(model.model_fields[step].annotation))
+    kind = model.model_fields.get("kind")
+    return [model] if kind is not None and step in getattr(kind.annotation, "__args__", ()) else []
+
+
+def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+        return
+    for argument in getattr(annotation, "__args__", ()):
+        yield from _models_in(argument)
+
+
+def _dotted(where: Where) -> str:
+    return ".".join(str(step) for step in where)
+
+
+def _mask(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _mask(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_mask(item) for item in value]
+    return _mask_url(value) if isinstance(value, str) and "://" in value and "@" in value else value
+
+
+def _mask_url(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.password is None:
+        return url
+    host = parts.netloc.rpartition("@")[2]
+    return urlunsplit(parts._replace(netloc=f"{parts.username}:**********@{host}"))

@@ -1,0 +1,419 @@
+"""The ledger: what is indexed, per index, in one SQLite file; and `plan`, which compares it with a listing.
+
+SQLite because the ledger of a million documents must load in seconds, be compared in bounded memory and be saved
+after every batch without being rewritten. A save is a transaction: whole or not at all, also after a kill.
+
+A key that was, or is about to be, put into the store without a document vouching for it stands in the table `loose`.
+It is entered before the put and leaves when its document is saved; the keys that a document no longer has enter as
+they are replaced. So whenever a run dies, what must be deleted is known.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from ragctl.errors import LeaseLost, StateError
+from ragctl.records import SourceFile
+
+SCHEMA_VERSION = "1"
+
+_TABLES = """
+CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE files (
+  id TEXT PRIMARY KEY, size INTEGER NOT NULL, stamp TEXT NOT NULL, content_hash TEXT NOT NULL,
+  fingerprint TEXT NOT NULL, documents INTEGER NOT NULL, done INTEGER NOT NULL, updated TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE documents (
+  id TEXT PRIMARY KEY, file TEXT NOT NULL, content_hash TEXT NOT NULL, fingerprint TEXT NOT NULL,
+  keys TEXT NOT NULL, chunks INTEGER NOT NULL, done INTEGER NOT NULL, updated TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX documents_of_file ON documents (file);
+CREATE TABLE failures (
+  document TEXT PRIMARY KEY, file TEXT NOT NULL, stage TEXT NOT NULL, error TEXT NOT NULL,
+  attempts INTEGER NOT NULL, updated TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX failures_of_file ON failures (file);
+CREATE TABLE loose (key TEXT PRIMARY KEY) WITHOUT ROWID;
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class FileRow:
+    """A file as it was when it was last worked through; `done` is false while something of it is missing."""
+
+    id: str
+    size: int
+    stamp: str
+    content_hash: str
+    fingerprint: str  # of the settings that shape its chunks and their metadata
+    documents: int
+    done: bool
+    updated: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentRow:
+    """A document whose chunks are in the store, all of them unless `done` is false."""
+
+    id: str
+    file: str
+    content_hash: str
+    fingerprint: str
+    keys: tuple[str, ...]
+    done: bool = True
+    updated: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A document (or a whole file) that did not get in, and at which stage; kept until it does."""
+
+    document: str
+    file: str
+    stage: str
+    error: str
+    attempts: int = 1
+    updated: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What a run has to do about one file. "check": stamp or settings differ, so the content must be looked at."""
+
+    action: Literal["add", "check", "keep", "delete"]
+    id: str
+    file: SourceFile | None  # None for "delete"
+    row: FileRow | None  # None for "add"
+
+
+def plan(
+    recorded: Iterable[FileRow],
+    wanted: Iterable[SourceFile],
+    fingerprints: Mapping[str, str],
+    *,
+    checksum: bool = False,
+) -> Iterator[Step]:
+    """One step a file, from two streams that are both sorted by id; nothing is held.
+
+    `fingerprints` gives each source's settings; `checksum` looks into every file whatever its stamp.
+    """
+    rows, files = iter(recorded), iter(wanted)
+    row, file = next(rows, None), next(files, None)
+    while row or file:
+        if file and (row is None or file.id < row.id):
+            yield Step("add", file.id, file, None)
+            file = next(files, None)
+        elif row and (file is None or row.id < file.id):
+            yield Step("delete", row.id, None, row)
+            row = next(rows, None)
+        elif row and file:
+            same = not checksum and _unchanged(row, file, fingerprints[file.source])
+            yield Step("keep" if same else "check", file.id, file, row)
+            row, file = next(rows, None), next(files, None)
+
+
+def _unchanged(row: FileRow, file: SourceFile, fingerprint: str) -> bool:
+    return row.done and (row.size, row.stamp, row.fingerprint) == (file.size, file.stamp, fingerprint)
+
+
+def _document_row(row: tuple[str, str, str, str, str, int, str]) -> DocumentRow:
+    return DocumentRow(row[0], row[1], row[2], row[3], tuple(row[4].split()), bool(row[5]), row[6])
+
+
+class Listing:
+    """The files of all sources in order of id, in a temporary database that goes to disk when it is large."""
+
+    def __init__(self) -> None:
+        self._db = sqlite3.connect("")  # private, deleted when closed (sqlite.org/inmemorydb.html)
+        self._db.execute(
+            "CREATE TABLE files (id TEXT PRIMARY KEY, location TEXT, size INTEGER, stamp TEXT, source TEXT, "
+            "metadata TEXT) WITHOUT ROWID"
+        )
+
+    def add(self, files: Iterable[SourceFile]) -> None:
+        """Take in the files of a source. Raises sqlite3.IntegrityError when an id is there already."""
+        import json
+
+        # equal metadata are the rule (one per folder), so they are encoded once
+        encoded: dict[int, str] = {}
+
+        def rows() -> Iterator[tuple[str, str, int, str, str, str]]:
+            for file in files:
+                key = id(file.metadata)
+                text = encoded.get(key) if key in encoded else json.dumps(dict(file.metadata))
+                yield file.id, file.location, file.size, file.stamp, file.source, text or "{}"
+
+        self._db.executemany("INSERT INTO files VALUES (?, ?, ?, ?, ?, ?)", rows())
+
+    def location(self, file_id: str) -> str | None:
+        """Where the file `file_id` is, None when it is not listed."""
+        found = self._db.execute("SELECT location FROM files WHERE id = ?", (file_id,)).fetchone()
+        return str(found[0]) if found else None
+
+    def __iter__(self) -> Iterator[SourceFile]:
+        import json
+
+        for row in self._db.execute(
+            "SELECT id, location, size, stamp, source, metadata FROM files ORDER BY id"
+        ):
+            yield SourceFile(row[0], row[1], row[2], row[3], row[4], json.loads(row[5]))
+
+    def __len__(self) -> int:
+        return int(self._db.execute("SELECT count(*) FROM files").fetchone()[0])
+
+    def close(self) -> None:
+        self._db.close()
+
+
+class Ledger:
+    """One index's ledger. Used by one thread; every method that writes is one transaction.
+
+    `fence` is our lease's token, None to read only. Raises StateError for a damaged, unreadable or full file.
+    """
+
+    def __init__(self, path: Path, *, fence: int | None = None) -> None:
+        self.path = path
+        self._fence = fence
+        with self._errors():
+            if fence is None:
+                self._db = sqlite3.connect(f"file:{path}?mode=ro", uri=True, check_same_thread=False)
+            else:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+                self._prepare(fence)
+            self._check_version()
+
+    def close(self) -> None:
+        self._db.close()
+
+    # --- reading -----------------------------------------------------------------------------------------
+
+    def meta(self, name: str) -> str | None:
+        """A fact about the index: "embedder", "dimension" ..."""
+        with self._errors():
+            found = self._db.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
+        return str(found[0]) if found else None
+
+    def files(self) -> Iterator[FileRow]:
+        """Every file in order of id, as a stream."""
+        with self._errors():
+            for row in self._db.execute(
+                "SELECT id, size, stamp, content_hash, fingerprint, documents, done, updated FROM files ORDER BY id"
+            ):
+                yield FileRow(row[0], row[1], row[2], row[3], row[4], row[5], bool(row[6]), row[7])
+
+    def documents(self, file: str | None = None) -> Iterator[DocumentRow]:
+        """The documents of a file, or all of them, in order of id."""
+        where, values = ("WHERE file = ? ", (file,)) if file is not None else ("", ())
+        with self._errors():
+            for row in self._db.execute(
+                "SELECT id, file, content_hash, fingerprint, keys, done, updated FROM documents "  # noqa: S608  constant
+                f"{where}ORDER BY id",
+                values,
+            ):
+                yield _document_row(row)
+
+    def document(self, document_id: str) -> DocumentRow | None:
+        with self._errors():
+            row = self._db.execute(
+                "SELECT id, file, content_hash, fingerprint, keys, done, updated FROM documents WHERE id = ?",
+                (document_id,),
+            ).fetchone()
+        return _document_row(row) if row else None
+
+    def counts(self) -> tuple[int, int]:
+        """How many documents and how many chunks are indexed."""
+        with self._errors():
+            row = self._db.execute("SELECT count(*), coalesce(sum(chunks), 0) FROM documents").fetchone()
+        return int(row[0]), int(row[1])
+
+    def failures(self) -> list[Failure]:
+        with self._errors():
+            rows = self._db.execute(
+                "SELECT document, file, stage, error, attempts, updated FROM failures ORDER BY document"
+            ).fetchall()
+        return [Failure(*row) for row in rows]
+
+    def sample_keys(self, limit: int) -> list[str]:
+        """Keys of up to `limit` documents spread over the ledger, one of each."""
+        with self._errors():
+            total = self.counts()[0]
+            step = max(1, total // limit)
+            rows = self._db.execute(
+                "SELECT keys FROM (SELECT keys, row_number() OVER (ORDER BY id) AS n FROM documents WHERE chunks > 0) "
+                "WHERE n % ? = 0 LIMIT ?",
+                (step, limit),
+            )
+            return [row[0].split(None, 1)[0] for row in rows]
+
+    def loose(self, limit: int) -> list[str]:
+        """Up to `limit` keys that may be in the store and that no document vouches for."""
+        with self._errors():
+            return [row[0] for row in self._db.execute("SELECT key FROM loose LIMIT ?", (limit,))]
+
+    # --- writing -----------------------------------------------------------------------------------------
+
+    def set_meta(self, **facts: str) -> None:
+        with self._transaction():
+            self._db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", facts.items())
+
+    def declare(self, documents: Iterable[str], keys: Iterable[str]) -> None:
+        """Before a put: these documents are being rewritten, and these keys are new to the store."""
+        with self._transaction():
+            self._db.executemany(
+                "UPDATE documents SET done = 0 WHERE id = ? AND done", ((d,) for d in documents)
+            )
+            self._db.executemany("INSERT OR IGNORE INTO loose VALUES (?)", ((key,) for key in keys))
+
+    def settle(
+        self, documents: Sequence[DocumentRow], files: Sequence[FileRow], failures: Sequence[Failure]
+    ) -> list[str]:
+        """Save what is now in the store. The keys that documents had before and have no more become loose:
+        they are returned, to be deleted.
+        """
+        gone: list[str] = []
+        with self._transaction():
+            for document in documents:
+                gone += self._settle_document(document)
+            for failure in failures:
+                self._add_failure(failure)
+            for file in files:
+                self._settle_file(file)
+        return gone
+
+    def forget(self, documents: Iterable[str], files: Iterable[str]) -> list[str]:
+        """These documents and files are gone from the source: their keys become loose and are returned."""
+        gone: list[str] = []
+        with self._transaction():
+            for document_id in documents:
+                gone += self._loosen(document_id, keep=frozenset())
+                self._db.execute("DELETE FROM documents WHERE id = ?", (document_id,))
+                self._db.execute("DELETE FROM failures WHERE document = ?", (document_id,))
+            for file_id in files:
+                self._db.execute("DELETE FROM files WHERE id = ?", (file_id,))
+                self._db.execute("DELETE FROM failures WHERE file = ?", (file_id,))
+        return gone
+
+    def invalidate(self, file_ids: Iterable[str] | None = None) -> None:
+        """Have the next plan look at these files again, all of them by default (the store lost their chunks)."""
+        with self._transaction():
+            if file_ids is None:
+                self._db.execute("UPDATE files SET done = 0")
+                self._db.execute("UPDATE documents SET done = 0")
+            else:
+                ids = [(file_id,) for file_id in file_ids]
+                self._db.executemany("UPDATE files SET done = 0 WHERE id = ?", ids)
+                self._db.executemany("UPDATE documents SET done = 0 WHERE file = ?", ids)
+
+    def deleted(self, keys: Iterable[str]) -> None:
+        """These loose keys are no longer in the store."""
+        with self._transaction():
+            self._db.executemany("DELETE FROM loose WHERE key = ?", ((key,) for key in keys))
+
+    def _settle_document(self, row: DocumentRow) -> list[str]:
+        gone = self._loosen(row.id, keep=frozenset(row.keys))
+        self._db.execute(
+            "INSERT OR REPLACE INTO documents VALUES (?, ?, ?, ?, ?, ?, ?, datetime('now'))",
+            (
+                row.id,
+                row.file,
+                row.content_hash,
+                row.fingerprint,
+                " ".join(row.keys),
+                len(row.keys),
+                int(row.done),
+            ),
+        )
+        self._db.executemany("DELETE FROM loose WHERE key = ?", ((key,) for key in row.keys))
+        self._db.execute("DELETE FROM failures WHERE document = ?", (row.id,))
+        return gone
+
+    def _loosen(self, document_id: str, *, keep: frozenset[str]) -> list[str]:
+        """Make the keys of a document loose, but for those to keep."""
+        found = self._db.execute("SELECT keys FROM documents WHERE id = ?", (document_id,)).fetchone()
+        gone = [key for key in found[0].split() if key not in keep] if found else []
+        self._db.executemany("INSERT OR IGNORE INTO loose VALUES (?)", ((key,) for key in gone))
+        return gone
+
+    def _add_failure(self, failure: Failure) -> None:
+        self._db.execute(
+            "INSERT INTO failures VALUES (?, ?, ?, ?, 1, datetime('now')) ON CONFLICT (document) DO UPDATE SET "
+            "stage = excluded.stage, error = excluded.error, attempts = attempts + 1, updated = excluded.updated",
+            (failure.document, failure.file, failure.stage, failure.error),
+        )
+
+    def _settle_file(self, row: FileRow) -> None:
+        self._db.execute(
+            "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?, datetime('now'))",
+            (row.id, row.size, row.stamp, row.content_hash, row.fingerprint, row.documents, int(row.done)),
+        )
+        if row.done:
+            self._db.execute("DELETE FROM failures WHERE file = ?", (row.id,))
+
+    # --- the file ----------------------------------------------------------------------------------------
+
+    def _prepare(self, fence: int) -> None:
+        """Make the tables of a new ledger, and leave our fence where every earlier holder will see it."""
+        self._db.execute("PRAGMA synchronous = FULL")
+        self._db.execute("BEGIN IMMEDIATE")
+        exists = self._db.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone()
+        if not exists:
+            for statement in _TABLES.strip().split(";\n"):
+                self._db.execute(statement)
+            self._db.execute("INSERT INTO meta VALUES ('schema', ?)", (SCHEMA_VERSION,))
+        self._db.execute("INSERT OR IGNORE INTO meta VALUES ('fence', '0')")
+        self._refuse_newer(fence)
+        self._db.execute("UPDATE meta SET value = ? WHERE name = 'fence'", (str(fence),))
+        self._db.execute("COMMIT")
+
+    def _check_version(self) -> None:
+        version = self.meta("schema")
+        if version != SCHEMA_VERSION:
+            raise StateError(
+                f"{self.path}: a ledger of version {version}, this ragctl knows version {SCHEMA_VERSION}",
+                hint="use the ragctl that wrote it, or rebuild it: ragctl ledger rebuild CONFIG",
+            )
+
+    def _refuse_newer(self, fence: int) -> None:
+        seen = int(self._db.execute("SELECT value FROM meta WHERE name = 'fence'").fetchone()[0])
+        if seen > fence:
+            raise LeaseLost(
+                "another run took over this index while this one was paused",
+                hint="what is saved is consistent; run the command again",
+            )
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        assert self._fence is not None, "the ledger was opened for reading"
+        with self._errors():
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                self._refuse_newer(self._fence)
+                yield
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.OperationalError as error:
+            raise StateError(
+                f"{self.path}: the ledger cannot be read or written: {error}",
+                hint="check the disk and the permissions; nothing that was saved is lost",
+            ) from error
+        except sqlite3.DatabaseError as error:
+            raise StateError(
+                f"{self.path}: the ledger is damaged: {error}",
+                hint="rebuild it from the index: ragctl ledger rebuild CONFIG",
+            ) from error
+        except OSError as error:
+            raise StateError(f"{self.path}: {error.strerror}") from error

@@ -1,0 +1,258 @@
+"""What happens to a file in a worker process: read, parse, chunk, and embed where the embedder is plain CPU work.
+
+A worker sends what it finds as it goes: "started" before each file, then items in batches. The parent (workers.py)
+knows from that which file to blame when a worker dies or takes too long.
+"""
+
+from __future__ import annotations
+
+import resource
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+from ragctl.errors import DocumentError, ItemRefused
+from ragctl.records import Chunk, Document, Metadata, SourceFile, chunk_keys, short_hash
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+
+    from ragctl.adapters.base import Embedder
+    from ragctl.config import Experiment
+    from ragctl.records import Vectors
+    from ragctl.sources import Source
+
+BATCH_CHUNKS = 512  # items are sent when they hold so many chunks ...
+BATCH_CHARACTERS = 1_000_000  # ... or so much text: a message stays at a few megabytes
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A file to work through. `known_hash`: the content that needs no work, None where all content does."""
+
+    file: SourceFile
+    known_hash: str | None = None
+    known_keys: frozenset[str] = frozenset()  # chunks that have their vectors, so none is made here
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """A document as chunks with their keys. `vectors` holds a row for each of `embedded`, indexes into chunks."""
+
+    document: str
+    file: str
+    content_hash: str
+    metadata: Metadata
+    chunks: tuple[Chunk, ...]
+    keys: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
+    embedded: tuple[int, ...] = ()
+    vectors: Vectors | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A document, or a whole file, that could not be read, parsed, chunked or embedded."""
+
+    document: str
+    file: str
+    stage: str
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class Same:
+    """The file's content is what it was."""
+
+    file: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """Nothing more comes of a file; with the seconds that its stages took. `whole`: nothing of it failed."""
+
+    file: str
+    content_hash: str
+    whole: bool
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+Item = Cut | Failed | Same | Finished
+
+
+def serve(pipe: Connection, experiment: Experiment) -> None:
+    """A worker process: work through lists of tasks until the parent hangs up."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interrupt means
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    shop = Workshop(experiment)
+    _limit_memory(experiment.parsing.memory_mb)
+    try:
+        while True:
+            _serve_batch(pipe, shop, pipe.recv())
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        return
+
+
+def _serve_batch(pipe: Connection, shop: Workshop, tasks: list[Task]) -> None:
+    batch = _Batch(pipe, shop)
+    for number, task in enumerate(tasks):
+        pipe.send(("started", number))
+        for item in shop.work(task):
+            batch.add(item)
+        if batch.has_part_of_file:
+            batch.send()  # so that of the files before "started", each is sent whole or not at all
+    batch.send()
+    pipe.send(("finished", None))
+
+
+class _Batch:
+    """Items on their way to the parent, sent when there are enough of them."""
+
+    def __init__(self, pipe: Connection, shop: Workshop) -> None:
+        self._pipe = pipe
+        self._shop = shop
+        self._clear()
+        self.has_part_of_file = False
+
+    def add(self, item: Item) -> None:
+        self._items.append(item)
+        if isinstance(item, Cut):
+            self._chunks += len(item.chunks)
+            self._characters += sum(len(chunk.text) for chunk in item.chunks)
+        if max(len(self._items), self._chunks) >= BATCH_CHUNKS or self._characters >= BATCH_CHARACTERS:
+            self.send()
+            self.has_part_of_file = True
+
+    def send(self) -> None:
+        if self._items:
+            self._pipe.send(("items", self._shop.embed(self._items)))
+        self._clear()
+        self.has_part_of_file = False
+
+    def _clear(self) -> None:
+        self._items: list[Item] = []
+        self._chunks = 0
+        self._characters = 0
+
+
+def _limit_memory(megabytes: int) -> None:
+    """Let this process take `megabytes` more address space than it has now, so that a bomb ends as MemoryError."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+    except OSError:
+        return  # no /proc: the limit cannot be set relative to what is in use
+    limit = pages * resource.getpagesize() + megabytes * 2**20
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(
+        resource.RLIMIT_AS, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard)
+    )
+
+
+class Workshop:
+    """The tools of a worker, opened once: sources, parser, chunker, and the embedder if it is CPU work."""
+
+    def __init__(self, experiment: Experiment) -> None:
+        self._experiment = experiment
+        self._sources: dict[str, Source] = {}
+        self._sections = {section.name: section for section in experiment.sources}
+        self._embedder = _cpu_embedder(experiment)
+
+    def work(self, task: Task) -> Iterator[Item]:
+        """Everything that one file gives. Never raises for what is in the file."""
+        file = task.file
+        try:
+            yield from self._work(task)
+        except ItemRefused as refused:
+            yield from _lost(file, refused.message)
+        except MemoryError:
+            yield from _lost(
+                file, f"needs more than {self._experiment.parsing.memory_mb} MB (parsing.memory_mb)"
+            )
+        except RecursionError:
+            yield from _lost(file, "is nested too deeply to parse")
+
+    def _work(self, task: Task) -> Iterator[Item]:
+        from ragctl.parsing import parse
+
+        file, section = task.file, self._sections[task.file.source]
+        start = perf_counter()
+        data = self._source(file.source).read(file)
+        content_hash = short_hash(data)
+        seconds = {"read": perf_counter() - start, "parse": 0.0, "chunk": 0.0}
+        if content_hash == task.known_hash:
+            yield Same(file.id)
+            return
+        whole = True
+        start = perf_counter()
+        for parsed in parse(file, data, self._experiment.parsing, section.records):
+            seconds["parse"] += perf_counter() - start
+            if isinstance(parsed, DocumentError):
+                whole = False
+                yield Failed(parsed.document or file.id, file.id, "parse", parsed.message)
+            else:
+                start = perf_counter()
+                yield self._cut(parsed, task)
+                seconds["chunk"] += perf_counter() - start
+            start = perf_counter()
+        yield Finished(file.id, content_hash, whole, seconds)
+
+    def _source(self, name: str) -> Source:
+        from ragctl.sources import open_source
+
+        if name not in self._sources:
+            self._sources[name] = open_source(self._sections[name], self._experiment)
+        return self._sources[name]
+
+    def _cut(self, document: Document, task: Task) -> Cut:
+        from ragctl.chunking import split
+
+        chunks = tuple(split(document, self._experiment.chunking)) if document.text.strip() else ()
+        keys = tuple(chunk_keys(document.id, [chunk.text for chunk in chunks]))
+        wanted = (
+            tuple(i for i, key in enumerate(keys) if key not in task.known_keys) if self._embedder else ()
+        )
+        return Cut(
+            document.id,
+            task.file.id,
+            document.content_hash,
+            document.metadata,
+            chunks,
+            keys,
+            document.warnings,
+            wanted,
+        )
+
+    def embed(self, items: list[Item]) -> list[Item]:
+        """The same items with the vectors of their new chunks, made in one go."""
+        texts = [item.chunks[i].text for item in items if isinstance(item, Cut) for i in item.embedded]
+        if self._embedder is None or not texts:
+            return items
+        vectors = self._embedder.embed(texts, "document").vectors
+        done: list[Item] = []
+        first = 0
+        for item in items:
+            if isinstance(item, Cut) and item.embedded:
+                last = first + len(item.embedded)
+                done.append(replace(item, vectors=vectors[first:last]))
+                first = last
+            else:
+                done.append(item)
+        return done
+
+
+def _lost(file: SourceFile, error: str) -> Iterator[Item]:
+    yield Failed(file.id, file.id, "parse", error)
+    yield Finished(file.id, "", whole=False)
+
+
+def _cpu_embedder(experiment: Experiment) -> Embedder | None:
+    """The experiment's embedder when it is CPU work; the others are called by the parent, which can wait better."""
+    if experiment.embedding.kind != "hashing":
+        return None
+    from ragctl.adapters import open_embedder
+
+    embedder = open_embedder(experiment)
+    return embedder if embedder.cpu_bound else None

@@ -1,0 +1,170 @@
+"""Worker processes that parse: a document that crashes, hangs or eats memory costs itself and nothing else.
+
+A thread for each worker hands it a few files at a time and passes on what it sends. When a worker dies or is silent
+for too long, the file that it was at has failed, the rest of its hand goes back to the queue, and a new one starts.
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ragctl.worker import Failed, Finished, Item, Same, Task, serve
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+    from multiprocessing.process import BaseProcess
+
+    from ragctl.config import Experiment
+
+log = logging.getLogger("ragctl.workers")
+
+HAND_FILES = 32  # files that a worker gets at once, so that small ones do not each cost a round trip
+HAND_BYTES = 1_000_000  # and so many bytes, so that large ones are spread over the workers
+
+
+@dataclass(slots=True)
+class _Worker:
+    process: BaseProcess
+    pipe: Connection
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.join()
+        self.pipe.close()
+
+
+class Workers:
+    """A set of workers on an iterator of tasks. `deliver` gets lists of items, in the threads of the workers; it may
+    block, which holds that worker back. `finish` is called once when everything was delivered or the set stopped;
+    its argument is the error that ended it, if one did.
+    """
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        tasks: Iterator[Task],
+        deliver: Callable[[list[Item]], None],
+        finish: Callable[[BaseException | None], None],
+    ) -> None:
+        self._experiment = experiment
+        self._tasks = tasks
+        self._deliver = deliver
+        self._finish = finish
+        self._lock = threading.Lock()
+        self._again: list[Task] = []
+        self._stopping = threading.Event()
+        self._count = experiment.ingest.workers or os.cpu_count() or 1
+        self._running = self._count
+        self._error: BaseException | None = None
+        self._threads = [
+            threading.Thread(target=self._run, name=f"worker-{i}", daemon=True) for i in range(self._count)
+        ]
+
+    def start(self) -> None:
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """Take no further files; what the workers have in hand is dropped."""
+        self._stopping.set()
+
+    def join(self) -> None:
+        for thread in self._threads:
+            thread.join()
+
+    def _run(self) -> None:
+        worker: _Worker | None = None
+        try:
+            while not self._stopping.is_set() and (hand := self._next_hand()):
+                worker = worker or _start(self._experiment)
+                worker = self._work(worker, hand)
+        except BaseException as error:  # noqa: BLE001  handed to the run, which raises it in its own thread
+            self._error = error
+        finally:
+            if worker is not None:
+                worker.kill()
+            self._end()
+
+    def _end(self) -> None:
+        with self._lock:
+            self._running -= 1
+            last = self._running == 0
+        if last:
+            self._finish(self._error)
+
+    def _next_hand(self) -> list[Task]:
+        hand: list[Task] = []
+        size = 0
+        with self._lock:
+            while len(hand) < HAND_FILES and size < HAND_BYTES:
+                task = self._again.pop() if self._again else next(self._tasks, None)
+                if task is None:
+                    break
+                hand.append(task)
+                size += task.file.size
+        return hand
+
+    def _work(self, worker: _Worker, hand: list[Task]) -> _Worker | None:
+        """Have the worker do the hand. None: it had to be killed."""
+        at = 0
+        done: set[str] = set()
+        try:
+            worker.pipe.send(hand)
+            while not self._stopping.is_set():
+                kind, value = self._receive(worker)
+                if kind == "started":
+                    at = value
+                elif kind == "items":
+                    done.update(item.file for item in value if isinstance(item, Finished | Same))
+                    self._deliver(value)
+                else:
+                    return worker
+        except TimeoutError:
+            self._blame(
+                worker, hand, at, done, f"took longer than {self._experiment.parsing.timeout_s:g} s to parse"
+            )
+        except (EOFError, ConnectionError):
+            worker.process.join(5)
+            self._blame(hand, at, done, f"crashed the parser ({_ending(worker.process.exitcode)})")
+        worker.kill()
+        return None
+
+    def _receive(self, worker: _Worker) -> tuple[str, Any]:
+        waited = 0.0
+        while not worker.pipe.poll(0.5):
+            waited += 0.5
+            if self._stopping.is_set():
+                return "finished", None
+            if waited >= self._experiment.parsing.timeout_s:
+                raise TimeoutError
+        message: tuple[str, Any] = worker.pipe.recv()
+        return message
+
+    def _blame(self, hand: list[Task], at: int, done: set[str], error: str) -> None:
+        """File `at` of the hand has failed; those that it dragged along are done again."""
+        file = hand[at].file
+        log.warning("%s %s", file.id, error)
+        self._deliver([Failed(file.id, file.id, "parse", error), Finished(file.id, "", whole=False)])
+        with self._lock:
+            self._again += [task for i, task in enumerate(hand) if i != at and task.file.id not in done]
+
+
+def _ending(exit_code: int | None) -> str:
+    if exit_code is None:
+        return "it hangs"
+    return f"signal {-exit_code}" if exit_code < 0 else f"exit status {exit_code}"
+
+
+def _start(experiment: Experiment) -> _Worker:
+    context = multiprocessing.get_context("spawn")  # fork is not safe beside threads
+    ours, theirs = context.Pipe()
+    process = context.Process(target=serve, args=(theirs, experiment), daemon=True)
+    process.start()
+    theirs.close()
+    return _Worker(process, ours)
