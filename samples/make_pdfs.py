@@ -16,7 +16,7 @@ being the header.
 
 import argparse
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -48,14 +48,13 @@ MARGIN = 22 * mm
 LINE_COLOUR = colors.HexColor("#33606e")
 
 TITLE = ParagraphStyle("title", fontName="Helvetica-Bold", fontSize=20, leading=26, spaceAfter=10)
-HEADING = ParagraphStyle("heading", fontName="Helvetica-Bold", fontSize=14, leading=18, spaceAfter=7)
-BODY = ParagraphStyle("body", fontName="Times-Roman", fontSize=11, leading=14.2, spaceAfter=6.5)
+HEADING = ParagraphStyle("heading", fontName="Helvetica-Bold", fontSize=15, leading=19, spaceAfter=8)
+BODY = ParagraphStyle("body", fontName="Times-Roman", fontSize=12.5, leading=16.5, spaceAfter=8)
 
 GRID = TableStyle(
     [
-        ("FONT", (0, 0), (-1, -1), "Helvetica", 9),
-        ("FONT", (0, 0), (-1, 0), "Helvetica-Bold", 9),
-        ("ALIGN", (1, 0), (-1, -1), "RIGHT"),
+        ("FONT", (0, 0), (-1, -1), "Helvetica", 10),
+        ("FONT", (0, 0), (-1, 0), "Helvetica-Bold", 10),
         ("LINEBELOW", (0, 0), (-1, 0), 0.8, LINE_COLOUR),
         ("LINEBELOW", (0, 1), (-1, -1), 0.25, colors.lightgrey),
         ("TOPPADDING", (0, 0), (-1, -1), 2),
@@ -74,9 +73,17 @@ def cells(row: str) -> list[str]:
     return [cell.strip() for cell in row.strip().strip("|").split("|")]
 
 
+def is_figures(column: Sequence[str]) -> bool:
+    """Whether each cell below the header is a number, a dash or empty."""
+    return all(re.fullmatch(r"[-+(]?[\d.,]*[)%]?", cell) for cell in column[1:])
+
+
 def table(rows: list[str]) -> list[Flowable]:
-    """A ruled table the width of its contents, with air around it."""
-    grid = Table([cells(row) for row in rows], style=GRID, hAlign="LEFT")
+    """A ruled table the width of its contents, figures to the right, with air around it."""
+    body = [cells(row) for row in rows]
+    grid = Table(body, style=GRID, hAlign="LEFT")
+    figures = [number for number, column in enumerate(zip(*body, strict=True)) if is_figures(column)]
+    grid.setStyle(TableStyle([("ALIGN", (number, 0), (number, -1), "RIGHT") for number in figures]))
     return [Spacer(1, 3), grid, Spacer(1, 9)]
 
 

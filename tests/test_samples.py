@@ -36,7 +36,7 @@ FIGURE = re.compile(r"(?<![A-Za-z\d])\d+(?:[.,]\d+)*")
 
 
 class TextOfHtml(HTMLParser):
-    """Collects the text between the tags, a space for each tag."""
+    """Collects the pieces of text between the tags."""
 
     def __init__(self) -> None:
         super().__init__()
