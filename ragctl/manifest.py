@@ -10,6 +10,7 @@ they are replaced. So whenever a run dies, what must be deleted is known.
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -121,15 +122,28 @@ def _unchanged(row: FileRow, file: SourceFile, fingerprint: str) -> bool:
     return row.done and (row.size, row.stamp, row.fingerprint) == (file.size, file.stamp, fingerprint)
 
 
+def _file_row(row: tuple[str, int, str, str, str, int, int, str]) -> FileRow:
+    return FileRow(row[0], row[1], row[2], row[3], row[4], row[5], bool(row[6]), row[7])
+
+
 def _document_row(row: tuple[str, str, str, str, str, int, str]) -> DocumentRow:
     return DocumentRow(row[0], row[1], row[2], row[3], tuple(row[4].split()), bool(row[5]), row[6])
+
+
+_LISTED = "SELECT id, location, size, stamp, source, metadata FROM files"
+
+
+def _source_file(row: tuple[str, str, int, str, str, str]) -> SourceFile:
+    return SourceFile(row[0], row[1], row[2], row[3], row[4], json.loads(row[5]) if row[5] != "{}" else {})
 
 
 class Listing:
     """The files of all sources in order of id, in a temporary database that goes to disk when it is large."""
 
     def __init__(self) -> None:
-        self._db = sqlite3.connect("")  # private, deleted when closed (sqlite.org/inmemorydb.html)
+        self._db = sqlite3.connect(
+            "", check_same_thread=False
+        )  # private, deleted when closed (sqlite.org/inmemorydb.html)
         self._db.execute(
             "CREATE TABLE files (id TEXT PRIMARY KEY, location TEXT, size INTEGER, stamp TEXT, source TEXT, "
             "metadata TEXT) WITHOUT ROWID"
@@ -137,8 +151,6 @@ class Listing:
 
     def add(self, files: Iterable[SourceFile]) -> None:
         """Take in the files of a source. Raises sqlite3.IntegrityError when an id is there already."""
-        import json
-
         # equal metadata are the rule (one per folder), so they are encoded once
         encoded: dict[int, str] = {}
 
@@ -150,18 +162,12 @@ class Listing:
 
         self._db.executemany("INSERT INTO files VALUES (?, ?, ?, ?, ?, ?)", rows())
 
-    def location(self, file_id: str) -> str | None:
-        """Where the file `file_id` is, None when it is not listed."""
-        found = self._db.execute("SELECT location FROM files WHERE id = ?", (file_id,)).fetchone()
-        return str(found[0]) if found else None
+    def file(self, file_id: str) -> SourceFile:
+        """The listed file `file_id`."""
+        return _source_file(self._db.execute(f"{_LISTED} WHERE id = ?", (file_id,)).fetchone())
 
     def __iter__(self) -> Iterator[SourceFile]:
-        import json
-
-        for row in self._db.execute(
-            "SELECT id, location, size, stamp, source, metadata FROM files ORDER BY id"
-        ):
-            yield SourceFile(row[0], row[1], row[2], row[3], row[4], json.loads(row[5]))
+        return (_source_file(row) for row in self._db.execute(f"{_LISTED} ORDER BY id"))
 
     def __len__(self) -> int:
         return int(self._db.execute("SELECT count(*) FROM files").fetchone()[0])
@@ -205,7 +211,15 @@ class Ledger:
             for row in self._db.execute(
                 "SELECT id, size, stamp, content_hash, fingerprint, documents, done, updated FROM files ORDER BY id"
             ):
-                yield FileRow(row[0], row[1], row[2], row[3], row[4], row[5], bool(row[6]), row[7])
+                yield _file_row(row)
+
+    def file(self, file_id: str) -> FileRow | None:
+        with self._errors():
+            row = self._db.execute(
+                "SELECT id, size, stamp, content_hash, fingerprint, documents, done, updated FROM files WHERE id = ?",
+                (file_id,),
+            ).fetchone()
+        return _file_row(row) if row else None
 
     def documents(self, file: str | None = None) -> Iterator[DocumentRow]:
         """The documents of a file, or all of them, in order of id."""

@@ -126,9 +126,7 @@ class Workers:
                 else:
                     return worker
         except TimeoutError:
-            self._blame(
-                worker, hand, at, done, f"took longer than {self._experiment.parsing.timeout_s:g} s to parse"
-            )
+            self._blame(hand, at, done, f"took longer than {self._experiment.parsing.timeout_s:g} s to parse")
         except (EOFError, ConnectionError):
             worker.process.join(5)
             self._blame(hand, at, done, f"crashed the parser ({_ending(worker.process.exitcode)})")

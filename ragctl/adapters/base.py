@@ -46,6 +46,7 @@ class IndexInfo:
     non_filterable: tuple[str, ...]
     text_search: bool
     language: str | None = None
+    created: str = ""  # differs between an index and one that was made anew under the same name
     details: Mapping[str, str] = field(
         default_factory=dict
     )  # mode, ARN, path ...: for people, not for decisions

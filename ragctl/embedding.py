@@ -1,0 +1,195 @@
+"""Texts on their way to an embedder: batches by count and bytes, as many calls at once as the endpoint bears.
+
+The number of calls grows by one per round of successes and is halved by a throttle (additive increase, multiplicative
+decrease, as TCP does: Chiu and Jain 1989). A refused batch is bisected, so that one bad text costs itself alone.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from ragctl.errors import (
+    ConfigError,
+    CredentialsError,
+    InputRefused,
+    NotFound,
+    PermissionDenied,
+    QuotaExceeded,
+    RagctlError,
+    ServiceError,
+    StateError,
+    Throttled,
+)
+
+if TYPE_CHECKING:
+    from ragctl.adapters.base import Embedder
+    from ragctl.records import Embedded, Vector
+
+log = logging.getLogger("ragctl.embedding")
+
+ATTEMPTS = 3  # of a batch that fails for another reason than a throttle, before it is bisected
+FAILURES_IN_A_ROW = (
+    10  # texts that fail alone one after the other, with no success between: the service is down
+)
+THROTTLED_S = 600.0  # throttled for so long without one success: give up
+SLOW = 4.0  # a call that takes so many times the usual time means that the endpoint is overloaded
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Wanted:
+    """A text that wants a vector; `document` and `chunk` say whose, for the one who asked."""
+
+    document: Any
+    chunk: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of a batch; texts that will be tried again are in neither."""
+
+    vectors: list[tuple[Wanted, Vector]]
+    refused: list[tuple[Wanted, str]]
+
+
+class EmbedQueue:
+    """Owned by one thread, but for `call`, which runs in others."""
+
+    def __init__(self, embedder: Embedder, concurrency: int, counts: Any) -> None:
+        self._embedder = embedder
+        self._most = concurrency
+        self._limit = float(concurrency)
+        self._counts = counts
+        self._texts: deque[Wanted] = deque()
+        self._again: deque[list[Wanted]] = deque()
+        self._attempts: dict[int, int] = {}  # by identity of the batch's first text
+        self.under_way = 0
+        self._paused_until = 0.0
+        self._backoff = 1.0
+        self._throttled_since: float | None = None
+        self._failed_in_a_row = 0
+        self._usual_s: float | None = None
+
+    @property
+    def waiting(self) -> int:
+        """Texts that are not yet sent."""
+        return len(self._texts) + sum(len(batch) for batch in self._again)
+
+    @property
+    def limit(self) -> int:
+        """Calls that may be under way at once just now."""
+        return max(1, int(self._limit))
+
+    def add(self, wanted: Wanted) -> None:
+        self._texts.append(wanted)
+
+    def pause(self, longest_s: float) -> float:
+        """Seconds to wait for an event: until the end of a backoff, `longest_s` at most."""
+        left = self._paused_until - monotonic()
+        return min(longest_s, left) if left > 0 else longest_s
+
+    def ready(self, *, drain: bool) -> Iterator[list[Wanted]]:
+        """Batches to send now; the last one may be part full where `drain`, or where nothing is under way."""
+        while self.under_way < self.limit and monotonic() >= self._paused_until:
+            batch = self._again.popleft() if self._again else self._cut(drain=drain or not self.under_way)
+            if not batch:
+                return
+            self.under_way += 1
+            yield batch
+
+    def call(self, batch: list[Wanted]) -> tuple[Embedded, float]:
+        """Runs in a thread: one call of the embedder, and its seconds."""
+        start = monotonic()
+        embedded = self._embedder.embed([wanted.text for wanted in batch], "document")
+        return embedded, monotonic() - start
+
+    def take(self, batch: list[Wanted], future: Future[Any]) -> Outcome:
+        """Digest the end of a call. Raises what no other text can cure: no credentials, no such endpoint ..."""
+        self.under_way -= 1
+        error = future.exception()
+        if error is None:
+            embedded, seconds = future.result()
+            self._succeeded(batch, embedded, seconds)
+            return Outcome(list(zip(batch, embedded.vectors, strict=True)), [])
+        if not isinstance(error, RagctlError) or self.is_fatal(error):
+            raise error
+        if isinstance(error, Throttled):
+            self._throttle(batch, error)
+            return Outcome([], [])
+        return self._failed(batch, error)
+
+    @staticmethod
+    def is_fatal(error: RagctlError) -> bool:
+        """True for an error that every further call would meet."""
+        fatal = (CredentialsError, PermissionDenied, NotFound, QuotaExceeded, StateError, ConfigError)
+        return isinstance(error, fatal)
+
+    def _cut(self, *, drain: bool) -> list[Wanted]:
+        """The next batch from the front: empty when it would be part full and need not go yet."""
+        batch: list[Wanted] = []
+        size = 0
+        for wanted in self._texts:
+            size += len(wanted.text.encode("utf-8", "replace"))
+            if batch and (len(batch) >= self._embedder.max_batch or size > self._embedder.max_bytes):
+                break
+            batch.append(wanted)
+        full = len(batch) < len(self._texts) or len(batch) >= self._embedder.max_batch
+        if not (full or drain):
+            return []
+        for _ in batch:
+            self._texts.popleft()
+        return batch
+
+    def _succeeded(self, batch: list[Wanted], embedded: Embedded, seconds: float) -> None:
+        self._attempts.pop(id(batch[0]), None)
+        self._counts.tokens += embedded.usage.input_tokens
+        self._failed_in_a_row = 0
+        self._throttled_since = None
+        self._backoff = 1.0
+        usual = self._usual_s if self._usual_s is not None else seconds
+        slow = seconds > SLOW * usual and seconds > 1.0
+        self._limit = max(1.0, self._limit * 0.9) if slow else min(self._most, self._limit + 1 / self._limit)
+        self._usual_s = usual + 0.1 * (seconds - usual)
+
+    def _throttle(self, batch: list[Wanted], error: Throttled) -> None:
+        now = monotonic()
+        self._counts.throttles += 1
+        self._throttled_since = self._throttled_since or now
+        if now - self._throttled_since > THROTTLED_S:
+            raise error
+        if now >= self._paused_until:  # the calls of one round fail together and count once
+            self._limit = max(1.0, self._limit / 2)
+            self._paused_until = now + self._backoff
+            self._backoff = min(30.0, self._backoff * 2)
+            log.info("throttled: %d calls at once from now on", self.limit)
+        self._again.append(batch)
+
+    def _failed(self, batch: list[Wanted], error: RagctlError) -> Outcome:
+        """Try again, then bisect, then give the single text up."""
+        first = id(batch[0])
+        if not isinstance(error, InputRefused):
+            attempts = self._attempts[first] = self._attempts.get(first, 0) + 1
+            if attempts < ATTEMPTS:
+                self._counts.retries += 1
+                self._paused_until = max(self._paused_until, monotonic() + 0.25 * 2**attempts)
+                self._again.append(batch)
+                return Outcome([], [])
+        self._attempts.pop(first, None)
+        if len(batch) > 1:
+            middle = len(batch) // 2
+            self._again += [batch[:middle], batch[middle:]]
+            return Outcome([], [])
+        if not isinstance(error, InputRefused):
+            self._failed_in_a_row += 1
+            if self._failed_in_a_row >= FAILURES_IN_A_ROW:
+                raise ServiceError(
+                    f"the embedder failed {FAILURES_IN_A_ROW} times in a row: {error.message}",
+                    hint=error.hint,
+                ) from error
+        return Outcome([], [(batch[0], error.message)])

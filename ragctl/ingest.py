@@ -1,0 +1,411 @@
+"""ingest: list, compare with the ledger, refuse what looks like an accident, work through the rest, prune."""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from ragctl import fingerprints, indexes
+from ragctl.errors import Refused, StateError
+from ragctl.lease import hold
+from ragctl.manifest import Failure, Ledger, Listing, Step, plan
+from ragctl.pipeline import Counts, KnownTexts, Pipeline, Services, Todo, delete_keys
+from ragctl.worker import Task
+
+if TYPE_CHECKING:
+    from ragctl.adapters.base import VectorStore
+    from ragctl.config import Experiment
+    from ragctl.lease import Lease
+    from ragctl.state import State
+
+log = logging.getLogger("ragctl.ingest")
+
+PROBED_KEYS = 100  # keys that every run looks up, to notice an emptied index: one call on every store
+
+
+@dataclass(frozen=True, slots=True)
+class IngestOptions:
+    dry_run: bool = False
+    max_delete: float | None = None  # None: what the experiment says
+    checksum: bool = False  # look into every file whatever its size and time
+    only_failed: bool = False  # files with failures, and no others
+    wait_s: float = 0.0  # for the lease
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """What a run would do, in files; `delete_documents` counts documents."""
+
+    add: int
+    check: int
+    keep: int
+    keep_documents: int
+    delete: int
+    delete_documents: int
+
+
+@dataclass(frozen=True, slots=True)
+class IngestResult:
+    """What an ingest did. `failures` are those of this run."""
+
+    index: str
+    counts: Counts
+    documents: int  # in the index now
+    chunks: int
+    seconds: float
+    stages: dict[str, float]
+    failures: list[Failure]
+    interrupted: bool = False
+    planned: Planned | None = None
+    restored: bool = False  # the index had lost chunks that the ledger knew
+    dry_run: bool = False
+
+    def to_json(self, run: str | None) -> dict[str, Any]:
+        """The result as design.md gives it."""
+        c = self.counts
+        return {
+            "schema": "ragctl.ingest/1",
+            "run": run,
+            "index": self.index,
+            "dry_run": self.dry_run,
+            "documents": {
+                "seen": c.seen,
+                "added": c.added,
+                "changed": c.changed,
+                "unchanged": c.unchanged,
+                "deleted": c.deleted,
+                "failed": c.failed,
+                "empty": c.empty,
+            },
+            "chunks": {
+                "total": self.chunks,
+                "embedded": c.embedded,
+                "reused": c.reused,
+                "cached": c.cached,
+                "written": c.written,
+                "deleted": c.removed,
+            },
+            "tokens": c.tokens,
+            "throttles": c.throttles,
+            "retries": c.retries,
+            "seconds": round(self.seconds, 3),
+            "stages": {name: round(seconds, 3) for name, seconds in self.stages.items()},
+            "restored": self.restored,
+            "failures": [{"document": f.document, "stage": f.stage, "error": f.error} for f in self.failures],
+        }
+
+
+@dataclass(slots=True)
+class Progress:
+    """What a display may show of a run under way."""
+
+    counts: Counts = field(default_factory=Counts)
+    files: int = 0  # to work through
+    pipeline: Pipeline | None = None
+
+
+def ledger_name(index: str) -> str:
+    """The ledger's file in the state location."""
+    return f"{index}/ledger.sqlite"
+
+
+def lease_name(index: str) -> str:
+    """The lease's file in the state location."""
+    return f"{index}/lease.json"
+
+
+def ingest(
+    experiment: Experiment,
+    state: State,
+    options: IngestOptions,
+    progress: Progress,
+    tick: Callable[[], None] = lambda: None,
+) -> IngestResult:
+    """Bring the index up to date with the sources.
+
+    Raises Refused before anything is changed when the listing is incomplete, when too much would be deleted or when
+    the index was made with other settings; LeaseHeld when another run works on the index.
+    """
+    start = monotonic()
+    index = experiment.store.index
+    with ExitStack() as stack:
+        if options.dry_run:
+            ledger = stack.enter_context(_reading(state, index))
+            return _dry_run(experiment, ledger, options, start)
+        lease = stack.enter_context(hold(state, lease_name(index), "ingest", wait_s=options.wait_s))
+        ledger = stack.enter_context(_writing(state, index, lease))
+        run = _Run(experiment, ledger, lease, options, progress, stack)
+        return run.work(start, tick)
+
+
+class _Run:
+    """One ingest: the steps in order, each a method."""
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        ledger: Ledger,
+        lease: Lease,
+        options: IngestOptions,
+        progress: Progress,
+        stack: ExitStack,
+    ) -> None:
+        from ragctl.adapters import open_embedder, open_store
+        from ragctl.cache import open_cache
+
+        self._experiment = experiment
+        self._options = options
+        self._progress = progress
+        store = open_store(experiment)
+        stack.callback(store.close)
+        embedder = open_embedder(experiment)
+        cache = open_cache(experiment, embedder.identity)
+        self._s = Services(
+            experiment, ledger, store, embedder, lease, cache, fingerprints.of_sources(experiment)
+        )
+
+    def work(self, start: float, tick: Callable[[], None]) -> IngestResult:
+        s = self._s
+        listing = list_sources(self._experiment)
+        restored = self._match_index()
+        work = Work(s.ledger, listing, s.fingerprints, self._options)
+        _refuse_mass_delete(
+            self._experiment, work.planned.delete_documents, s.ledger.counts()[0], self._options
+        )
+        counts = self._progress.counts
+        counts.seen = counts.unchanged = work.planned.keep_documents
+        self._progress.files = work.planned.add + work.planned.check
+        counts.removed += delete_keys(s, list(_drain(s.ledger)))  # of a run that was killed
+        known = KnownTexts(key for row in work.vanished() for key in row.keys)
+        pipeline = self._progress.pipeline = Pipeline(s, counts, known)
+        if self._progress.files:
+            pipeline.run(work.todos(), tick)
+        interrupted = pipeline.stopping.is_set()
+        if not interrupted:
+            self._prune(work, pipeline.vanished)
+            counts.removed += delete_keys(s, list(_drain(s.ledger)))
+        if counts.written or counts.removed:
+            s.store.finish()
+        documents, chunks = s.ledger.counts()
+        work.close()
+        known.close()
+        return IngestResult(
+            self._experiment.store.index,
+            counts,
+            documents,
+            chunks,
+            monotonic() - start,
+            pipeline.seconds,
+            pipeline.failures,
+            interrupted,
+            work.planned,
+            restored,
+        )
+
+    def _match_index(self) -> bool:
+        """Make the index if it is absent; True when it had lost chunks that the ledger knows, which are done again."""
+        s = self._s
+        spec = indexes.spec_of(self._experiment, s.embedder)
+        info = s.store.describe()
+        if info is None:
+            s.store.create(spec)
+            info = indexes.require(s.store, self._experiment.store.index)
+        indexes.refuse_other_settings(info, spec)
+        known = s.ledger.meta("created")
+        s.ledger.set_meta(embedder=spec.embedder, dimension=str(spec.dimension), created=info.created)
+        if known is None or s.ledger.counts()[1] == 0:
+            return False
+        if known != info.created:
+            log.warning("index %s was made anew since the last run: everything is put again", info.name)
+            s.ledger.invalidate()
+            return True
+        probe = s.ledger.sample_keys(min(PROBED_KEYS, s.store.limits.get_keys))
+        if len(s.store.get(probe)) == len(probe):
+            return False
+        log.warning("index %s has lost chunks that the ledger knows: they are put again", info.name)
+        s.ledger.invalidate(files_with_missing_chunks(s.ledger, s.store))
+        return True
+
+    def _prune(self, work: Work, vanished: list[str]) -> None:
+        """Delete the documents that the sources no longer have."""
+        s = self._s
+        gone = vanished + [row.id for row in work.vanished()]
+        if not gone and not work.planned.delete:
+            return
+        _refuse_mass_delete(self._experiment, len(gone), s.ledger.counts()[0], self._options)
+        self._progress.counts.deleted += len(gone)
+        keys = s.ledger.forget(gone, work.vanished_files())
+        self._progress.counts.removed += delete_keys(s, keys)
+
+
+class Work:
+    """The steps of a plan that are not "keep", in a temporary database that goes to disk when it is large."""
+
+    def __init__(
+        self, ledger: Ledger, listing: Listing, fingerprint: dict[str, str] | Any, options: IngestOptions
+    ) -> None:
+        self._ledger = ledger
+        self._listing = listing
+        self._failed = {failure.file for failure in ledger.failures()} if options.only_failed else None
+        self._db = sqlite3.connect("", check_same_thread=False)
+        self._db.execute("CREATE TABLE steps (id TEXT PRIMARY KEY, action TEXT, whole INTEGER) WITHOUT ROWID")
+        self._fingerprints = fingerprint
+        self.planned = self._fill(plan(ledger.files(), listing, fingerprint, checksum=options.checksum))
+
+    def _fill(self, steps: Iterator[Step]) -> Planned:
+        counts = {"add": 0, "check": 0, "keep": 0, "delete": 0}
+        kept = lost = 0
+        for step in steps:
+            action = step.action
+            if self._failed is not None and step.id not in self._failed and action != "keep":
+                continue
+            counts[action] += 1
+            if action == "keep":
+                assert step.row is not None
+                kept += step.row.documents
+                continue
+            if action == "delete":
+                lost += sum(1 for _ in self._ledger.documents(step.id))
+            self._db.execute("INSERT INTO steps VALUES (?, ?, ?)", (step.id, action, 0))
+        return Planned(counts["add"], counts["check"], counts["keep"], kept, counts["delete"], lost)
+
+    def todos(self) -> Iterator[Todo]:
+        """The files to work through, with what the ledger knows of each. Used by one thread at a time."""
+        reader = Ledger(self._ledger.path)
+        try:
+            ids = self._db.execute(
+                "SELECT id, action FROM steps WHERE action IN ('add', 'check') ORDER BY id"
+            )
+            for file_id, action in ids:
+                file = self._listing.file(file_id)
+                if action == "add":
+                    yield Todo(Task(file), None)
+                    continue
+                row = reader.file(file_id)
+                documents = list(reader.documents(file_id))
+                same = row is not None and row.done and row.fingerprint == self._fingerprints[file.source]
+                keys = frozenset(key for document in documents for key in document.keys)
+                yield Todo(Task(file, row.content_hash if row and same else None, keys), row)
+        finally:
+            reader.close()
+
+    def vanished_files(self) -> list[str]:
+        """Files that the sources no longer have."""
+        return [
+            row[0] for row in self._db.execute("SELECT id FROM steps WHERE action = 'delete' ORDER BY id")
+        ]
+
+    def vanished(self) -> Iterator[Any]:
+        """The documents of those files."""
+        for file_id in self.vanished_files():
+            yield from list(self._ledger.documents(file_id))
+
+    def close(self) -> None:
+        self._db.close()
+        self._listing.close()
+
+
+def list_sources(experiment: Experiment) -> Listing:
+    """The files of all sources. Raises Refused when two files come under one id, or when a listing is incomplete."""
+    from ragctl.sources import open_source
+
+    listing = Listing()
+    for section in experiment.sources:
+        try:
+            listing.add(open_source(section, experiment).list())
+        except sqlite3.IntegrityError as error:
+            raise Refused(
+                f"sources.{section.name}: two files come under one document id",
+                hint="their names differ only in how accents are encoded; rename one",
+            ) from error
+    if not len(listing):
+        log.warning("the sources list no file at all")
+    return listing
+
+
+def files_with_missing_chunks(ledger: Ledger, store: VectorStore) -> list[str]:
+    """Files of which the store lacks a chunk that the ledger knows: all keys are listed and compared."""
+    there = sqlite3.connect("")
+    there.execute("CREATE TABLE keys (key TEXT PRIMARY KEY) WITHOUT ROWID")
+    there.executemany("INSERT OR IGNORE INTO keys VALUES (?)", ((key,) for key in store.keys()))
+    missing: dict[str, None] = {}
+    for row in ledger.documents():
+        for key in row.keys:
+            if there.execute("SELECT 1 FROM keys WHERE key = ?", (key,)).fetchone() is None:
+                missing[row.file] = None
+                break
+    there.close()
+    return list(missing)
+
+
+def _refuse_mass_delete(experiment: Experiment, deleted: int, total: int, options: IngestOptions) -> None:
+    share = options.max_delete if options.max_delete is not None else experiment.ingest.max_delete
+    if total and deleted > share * total:
+        raise Refused(
+            f"{deleted} of {total} documents are gone from the sources, more than the {share:.0%} that one run may "
+            "remove; nothing was removed",
+            hint="check the sources; if it is meant: ragctl ingest CONFIG --max-delete 1.0",
+        )
+
+
+def _drain(ledger: Ledger) -> Iterator[str]:
+    """Every loose key; nothing is in flight when this is asked."""
+    yield from ledger.loose(-1)
+
+
+def _dry_run(experiment: Experiment, ledger: Ledger, options: IngestOptions, start: float) -> IngestResult:
+    listing = list_sources(experiment)
+    work = Work(ledger, listing, fingerprints.of_sources(experiment), options)
+    planned = work.planned
+    documents, chunks = ledger.counts()
+    _refuse_mass_delete(experiment, planned.delete_documents, documents, options)
+    counts = Counts(
+        seen=planned.add + planned.check + planned.keep_documents,
+        added=planned.add,
+        changed=planned.check,
+        unchanged=planned.keep_documents,
+        deleted=planned.delete_documents,
+    )
+    work.close()
+    index = experiment.store.index
+    return IngestResult(
+        index, counts, documents, chunks, monotonic() - start, {}, [], planned=planned, dry_run=True
+    )
+
+
+@contextmanager
+def _writing(state: State, index: str, lease: Lease) -> Iterator[Ledger]:
+    """The index's ledger, to be written under our lease."""
+    from ragctl.state import LocalState
+
+    if not isinstance(state, LocalState):
+        raise StateError(f"{state.place}: a ledger cannot be kept there yet")
+    ledger = Ledger(state.path(ledger_name(index)), fence=lease.fence)
+    try:
+        yield ledger
+    finally:
+        ledger.close()
+
+
+@contextmanager
+def _reading(state: State, index: str) -> Iterator[Ledger]:
+    """The index's ledger as it is, or an empty one where there is none."""
+    found = state.read(ledger_name(index))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "ledger.sqlite"
+        if found is None:
+            Ledger(path, fence=0).close()
+        else:
+            path.write_bytes(found.data)
+        ledger = Ledger(path)
+        try:
+            yield ledger
+        finally:
+            ledger.close()
