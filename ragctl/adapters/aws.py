@@ -5,10 +5,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
@@ -27,6 +28,7 @@ from ragctl import __version__
 from ragctl.errors import (
     ConfigError,
     CredentialsError,
+    InputRefused,
     NotFound,
     PermissionDenied,
     QuotaExceeded,
@@ -135,6 +137,14 @@ def _assume(source: Any, aws: Aws, role_arn: str) -> Any:
         refresh_using=assume_role.fetch_credentials, method="assume-role"
     )
     return boto3.Session(botocore_session=core, region_name=region_name)
+
+
+def json_body(request: Mapping[str, Any], where: str) -> bytes:
+    """The JSON body of a request to a model. InputRefused, naming `where`, when a text of it is no valid Unicode."""
+    try:
+        return json.dumps(request, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise InputRefused(f"{where}: a text holds half a surrogate pair, which no encoding has") from error
 
 
 # --- errors ----------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Self, get_args
 
 from botocore.exceptions import ClientError
 
-from ragctl.adapters.aws import ATTEMPTS, aws_errors, client, error_code
+from ragctl.adapters.aws import ATTEMPTS, aws_errors, client, error_code, json_body
 from ragctl.adapters.embeddings import as_vectors
 from ragctl.adapters.payloads import (
     Piece,
@@ -215,12 +215,7 @@ class _Endpoint:
 
     def encode(self, request: Mapping[str, Any]) -> bytes:
         """The body of a request. InputRefused when it is larger than the service takes or no valid text."""
-        try:
-            body = json.dumps(request, ensure_ascii=False).encode()
-        except UnicodeEncodeError as error:
-            raise InputRefused(
-                f"{self.where}: a text holds half a surrogate pair, which no encoding has"
-            ) from error
+        body = json_body(request, self.where)
         if len(body) > MAX_REQUEST:
             raise InputRefused(
                 f"{self.where}: a request of {len(body):,} bytes; the limit is {MAX_REQUEST:,}"
