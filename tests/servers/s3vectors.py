@@ -56,6 +56,7 @@ from tests.servers.s3vectors_records import check_batch, check_keys, invalid
 from tests.servers.s3vectors_writes import Write, WriteLog
 
 BODY_BYTES = 20_971_520
+BATCH = 500
 
 _CREDENTIAL = re.compile(r"AWS4-HMAC-SHA256 Credential=[^/]+/\d{8}/([^/]+)/s3vectors/aws4_request")
 
@@ -67,7 +68,8 @@ class S3VectorsServer(LoopbackServer):
     """S3 Vectors on 127.0.0.1, driven by boto3 with any credentials.
 
     `denied` holds IAM actions, such as "GetVectors", that every caller lacks. `writes` logs the accepted writes
-    by index ARN. `indexes_per_bucket` may be lowered to meet the quota.
+    by index ARN. `indexes_per_bucket` may be lowered to meet the quota, `batch_capacity` to have larger PutVectors
+    answered 503, as the service does when a batch exceeds what it can take at the moment.
     """
 
     services = ("s3vectors",)
@@ -95,6 +97,7 @@ class S3VectorsServer(LoopbackServer):
         self.denied: set[str] = set()
         self.writes: defaultdict[str, WriteLog] = defaultdict(WriteLog)
         self.indexes_per_bucket = INDEXES_PER_BUCKET
+        self.batch_capacity = BATCH
         self._default_mode: Mode = default_mode
         self._build_seconds = build_seconds
         self._missing_ne_matches = missing_ne_matches
@@ -264,6 +267,8 @@ class S3VectorsServer(LoopbackServer):
 
     def _put_vectors(self, region: str, asked: Asked) -> Answer:
         index, records = self._index(region, asked), asked["vectors"]
+        if len(records) > self.batch_capacity:
+            raise Refusal(503, "ServiceUnavailableException", "Currently unable to handle the request")
         self._throttle(index, len(records))
         rows = check_batch(records, index.rules)
         metadata = [record.get("metadata", {}) for record in records]

@@ -1,6 +1,7 @@
 """Vectors of the S3 Vectors server: what is stored, what is refused, how it is listed, how fast."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -262,6 +263,23 @@ def test_a_token_belongs_to_its_listing(client: Any, make_index: Callable[..., s
     assert len(client.list_vectors(indexArn=arn, nextToken=token)["vectors"]) == 1
 
 
+def test_writers_at_once_lose_nothing(
+    server: S3VectorsServer, client: Any, make_index: Callable[..., str]
+) -> None:
+    """Puts from several threads are all there afterwards, each with its own values."""
+    arn = make_index()
+
+    def put(batch: int) -> None:
+        records = [vector(f"k{batch * 100 + n}", batch * 100 + n, 1.0) for n in range(100)]
+        client.put_vectors(indexArn=arn, vectors=records)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(put, range(16)))
+    stored = client.get_paginator("list_vectors").paginate(indexArn=arn, returnData=True)
+    values = {hit["key"]: hit["data"]["float32"][0] for page in stored for hit in page["vectors"]}
+    assert values == {f"k{number}": float(number) for number in range(1600)}
+
+
 def test_writes_above_the_limits_are_throttled(
     start: Callable[..., S3VectorsServer], client_of: Callable[..., Any], clock: Clock
 ) -> None:
@@ -278,6 +296,18 @@ def test_writes_above_the_limits_are_throttled(
     clock.now = 0.2
     client.put_vectors(indexArn=arn, vectors=batch)
     refused(client, "delete_vectors", code="TooManyRequestsException", indexArn=arn, keys=["a"])
+
+
+def test_a_batch_above_the_capacity_of_the_moment_is_unavailable(
+    server: S3VectorsServer, client: Any, make_index: Callable[..., str]
+) -> None:
+    """A batch answered 503 for its size goes through in halves."""
+    arn, batch = make_index(), [vector(f"k{number}") for number in range(100)]
+    server.batch_capacity = 50
+    refused(client, "put_vectors", code="ServiceUnavailableException", indexArn=arn, vectors=batch)
+    client.put_vectors(indexArn=arn, vectors=batch[:50])
+    client.put_vectors(indexArn=arn, vectors=batch[50:])
+    assert len(client.list_vectors(indexArn=arn)["vectors"]) == 100
 
 
 def test_the_write_log_gives_rates(
