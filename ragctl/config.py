@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, SecretStr, model_validator
+from pydantic import AfterValidator, Field, SecretStr, field_validator, model_validator
 
 from ragctl.backends import (
     Embedding,
@@ -17,6 +18,9 @@ from ragctl.backends import (
     Section,
     Store,
 )
+from ragctl.errors import ConfigError
+from ragctl.gate import parse_gate
+from ragctl.metrics import ANSWER_METRICS, check_rank_metric
 from ragctl.records import RESERVED, MetadataValue, SearchMode
 
 
@@ -155,6 +159,14 @@ class Tenancy(Section):
     layout: Literal["filter", "index"] = Field("filter", description="One index for all, or one per tenant.")
 
 
+def _as_value_error(check: Callable[[], object]) -> None:
+    """Pydantic gathers ValueErrors, with their path, to show all faults at once."""
+    try:
+        check()
+    except ConfigError as error:
+        raise ValueError(error.message) from error
+
+
 class GoldenSet(Section):
     """Questions with what is known about their answers, as JSONL."""
 
@@ -185,6 +197,25 @@ class Evaluation(Section):
         0.95, gt=0, le=1, description="Smallest share of scored questions on which the gate may decide."
     )
     concurrency: int = Field(4, ge=1, le=64)
+
+    @field_validator("metrics")
+    @classmethod
+    def _known_metrics(cls, metrics: tuple[str, ...]) -> tuple[str, ...]:
+        _as_value_error(lambda: [check_rank_metric(name) for name in metrics])
+        return metrics
+
+    @field_validator("gate")
+    @classmethod
+    def _known_rules(cls, gate: dict[str, str]) -> dict[str, str]:
+        _as_value_error(lambda: parse_gate(gate))
+        return gate
+
+    @model_validator(mode="after")
+    def _gate_within_reach(self) -> Self:
+        unreachable = sorted(self.gate.keys() & set(ANSWER_METRICS))
+        if unreachable and not self.answers:
+            raise ValueError(f"gate: {', '.join(unreachable)} needs answers, but `answers` is false")
+        return self
 
 
 class Tracking(Section):

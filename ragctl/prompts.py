@@ -157,6 +157,11 @@ def unknown_markers(text: str, hits: Sequence[Hit]) -> tuple[int, ...]:
     return tuple(marker for marker in _markers(text) if not 1 <= marker <= len(hits))
 
 
+def without_markers(text: str) -> str:
+    """An answer as it reads without its markers."""
+    return _MARKER.sub("", text)
+
+
 def abstained(text: str) -> bool:
     """Whether an answer says NO_ANSWER, and does not go on to state and cite something all the same."""
     if not _NO_ANSWER.search(text):
