@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,6 +22,9 @@ def no_account(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("AWS_CONFIG_FILE", os.devnull)
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
+    aws = sys.modules.get("ragctl.adapters.aws")  # imported by the tests that need it
+    if aws:
+        aws.forget()  # the clients of another test, with its variables
 
 
 @pytest.fixture(autouse=True)

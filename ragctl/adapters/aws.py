@@ -382,7 +382,9 @@ def _local_error(error: Exception, where: str) -> RagctlError:
     if isinstance(error, bc.EndpointConnectionError | bc.ConnectTimeoutError):
         hint = "check the network, aws.region and aws.endpoints; the service may not be in this region"
         return ServiceError(f"{where}: {error}", hint=hint)
-    return ServiceError(f"{where}: the connection failed ({type(error).__name__}): {error}")
+    if isinstance(error, CONNECTION_ERRORS):
+        return ServiceError(f"{where}: the connection failed ({type(error).__name__}): {error}")
+    return ServiceError(f"{where}: {type(error).__name__}")
 
 
 def _parameters(error: Exception) -> str:
