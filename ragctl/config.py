@@ -20,7 +20,7 @@ from ragctl.backends import (
 )
 from ragctl.errors import ConfigError
 from ragctl.gate import parse_gate
-from ragctl.metrics import ANSWER_METRICS, check_rank_metric
+from ragctl.metrics import ANSWER_METRICS, check_rank_metrics
 from ragctl.records import RESERVED, MetadataValue, SearchMode
 
 
@@ -201,7 +201,7 @@ class Evaluation(Section):
     @field_validator("metrics")
     @classmethod
     def _known_metrics(cls, metrics: tuple[str, ...]) -> tuple[str, ...]:
-        _as_value_error(lambda: [check_rank_metric(name) for name in metrics])
+        _as_value_error(lambda: check_rank_metrics(metrics))
         return metrics
 
     @field_validator("gate")
@@ -222,7 +222,8 @@ class Tracking(Section):
     """MLflow (extra: mlflow)."""
 
     uri: str = Field(
-        description="sqlite:///FILE, http://HOST:PORT or the ARN of a SageMaker tracking server."
+        pattern=r"^(sqlite:///|https?://|arn:)",
+        description="sqlite:///FILE, http://HOST:PORT or the ARN of a SageMaker tracking server.",
     )
     experiment: str = "ragctl"
 

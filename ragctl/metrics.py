@@ -72,10 +72,12 @@ def is_rate(name: str) -> bool:
     return name.startswith(_RATES)
 
 
-def check_rank_metric(name: str) -> None:
-    """Raise ConfigError unless `name` is a rank metric; k is from 1 to 9999."""
-    if not is_rank_metric(name):
-        raise ConfigError(f"unknown rank metric {name!r}; {_suggestion(name, RANK_FORMS)}")
+def check_rank_metrics(names: Sequence[str]) -> None:
+    """Raise ConfigError that names every name that is no rank metric; k is from 1 to 9999."""
+    unknown = [name for name in names if not is_rank_metric(name)]
+    if unknown:
+        faults = ", ".join(map(repr, unknown))
+        raise ConfigError(f"unknown rank metric {faults}; {_suggestion(unknown[0], RANK_FORMS)}")
 
 
 def check_metric(name: str) -> None:
