@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sqlite3
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -69,12 +70,19 @@ class IngestResult:
 
     def to_json(self, run: str | None) -> dict[str, Any]:
         """The result as design.md gives it."""
-        c = self.counts
-        return {
+        head = {
             "schema": "ragctl.ingest/1",
             "run": run,
-            "index": self.index,
+            "seconds": round(self.seconds, 3),
             "dry_run": self.dry_run,
+        }
+        return {**head, **self.payload()}
+
+    def payload(self) -> dict[str, Any]:
+        """What run.json keeps of an ingest."""
+        c = self.counts
+        return {
+            "index": self.index,
             "documents": {
                 "seen": c.seen,
                 "added": c.added,
@@ -95,7 +103,7 @@ class IngestResult:
             "tokens": c.tokens,
             "throttles": c.throttles,
             "retries": c.retries,
-            "seconds": round(self.seconds, 3),
+            "bytes": c.bytes,
             "stages": {name: round(seconds, 3) for name, seconds in self.stages.items()},
             "restored": self.restored,
             "failures": [{"document": f.document, "stage": f.stage, "error": f.error} for f in self.failures],
@@ -109,6 +117,7 @@ class Progress:
     counts: Counts = field(default_factory=Counts)
     files: int = 0  # to work through
     pipeline: Pipeline | None = None
+    stopping: threading.Event = field(default_factory=threading.Event)  # set it to end early, consistently
 
 
 def ledger_name(index: str) -> str:
@@ -137,10 +146,10 @@ def ingest(
     index = experiment.store.index
     with ExitStack() as stack:
         if options.dry_run:
-            ledger = stack.enter_context(_reading(state, index))
+            ledger = stack.enter_context(reading_ledger(state, index))
             return _dry_run(experiment, ledger, options, start)
         lease = stack.enter_context(hold(state, lease_name(index), "ingest", wait_s=options.wait_s))
-        ledger = stack.enter_context(_writing(state, index, lease))
+        ledger = stack.enter_context(writing_ledger(state, index, lease))
         run = _Run(experiment, ledger, lease, options, progress, stack)
         return run.work(start, tick)
 
@@ -184,15 +193,16 @@ class _Run:
         self._progress.files = work.planned.add + work.planned.check
         counts.removed += delete_keys(s, list(_drain(s.ledger)))  # of a run that was killed
         known = KnownTexts(key for row in work.vanished() for key in row.keys)
-        pipeline = self._progress.pipeline = Pipeline(s, counts, known)
+        pipeline = self._progress.pipeline = Pipeline(s, counts, known, self._progress.stopping)
         if self._progress.files:
             pipeline.run(work.todos(), tick)
-        interrupted = pipeline.stopping.is_set()
+        interrupted = self._progress.stopping.is_set()
         if not interrupted:
             self._prune(work, pipeline.vanished)
             counts.removed += delete_keys(s, list(_drain(s.ledger)))
         if counts.written or counts.removed:
             s.store.finish()
+        self._note_chunking(pipeline.seconds["chunk"])
         documents, chunks = s.ledger.counts()
         work.close()
         known.close()
@@ -232,6 +242,12 @@ class _Run:
         log.warning("index %s has lost chunks that the ledger knows: they are put again", info.name)
         s.ledger.invalidate(files_with_missing_chunks(s.ledger, s.store))
         return True
+
+    def _note_chunking(self, seconds: float) -> None:
+        """Keep how long the chunking of what is in the index took, for the evaluations that report it."""
+        if seconds:
+            before = float(self._s.ledger.meta("chunking_seconds") or 0)
+            self._s.ledger.set_meta(chunking_seconds=f"{before + seconds:.3f}")
 
     def _prune(self, work: Work, vanished: list[str]) -> None:
         """Delete the documents that the sources no longer have."""
@@ -381,7 +397,7 @@ def _dry_run(experiment: Experiment, ledger: Ledger, options: IngestOptions, sta
 
 
 @contextmanager
-def _writing(state: State, index: str, lease: Lease) -> Iterator[Ledger]:
+def writing_ledger(state: State, index: str, lease: Lease) -> Iterator[Ledger]:
     """The index's ledger, to be written under our lease."""
     from ragctl.state import LocalState
 
@@ -395,7 +411,7 @@ def _writing(state: State, index: str, lease: Lease) -> Iterator[Ledger]:
 
 
 @contextmanager
-def _reading(state: State, index: str) -> Iterator[Ledger]:
+def reading_ledger(state: State, index: str) -> Iterator[Ledger]:
     """The index's ledger as it is, or an empty one where there is none."""
     found = state.read(ledger_name(index))
     with tempfile.TemporaryDirectory() as folder:

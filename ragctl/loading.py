@@ -99,12 +99,13 @@ def _read_chain(path: Path, faults: list[str], below: tuple[Path, ...]) -> Tree:
         raise ConfigError(
             f"{path}: extends itself, by way of {' -> '.join(p.name for p in (*below, resolved))}"
         )
-    tree = _expand(_read(path), (), faults)
+    tree: Tree = _expand(_read(path), (), faults)
     _resolve(tree, resolved.parent)
     base = tree.get("extends")
     if not isinstance(base, str):
         return tree
-    return _merge(_read_chain(Path(base), faults, (*below, resolved)), tree)
+    merged: Tree = _merge(_read_chain(Path(base), faults, (*below, resolved)), tree)
+    return merged
 
 
 def _read(path: Path) -> Tree:

@@ -135,13 +135,15 @@ class KnownTexts:
 class Pipeline:
     """One pass over files. `run` returns when everything that could be done is in the store and in the ledger."""
 
-    def __init__(self, services: Services, counts: Counts, borrowed: KnownTexts) -> None:
+    def __init__(
+        self, services: Services, counts: Counts, borrowed: KnownTexts, stopping: threading.Event
+    ) -> None:
         self._s = services
         self.counts = counts
         self.failures: list[Failure] = []
         self.vanished: list[str] = []  # documents that are gone from files that are still there
         self.seconds: dict[str, float] = {"read": 0.0, "parse": 0.0, "chunk": 0.0, "embed": 0.0, "put": 0.0}
-        self.stopping = threading.Event()  # set it to end early, with everything saved that is in the store
+        self._stopping = stopping  # set: end early, with everything saved that is in the store
         settings = services.experiment.ingest
         self._events: queue.SimpleQueue[tuple[str, Any, Any]] = queue.SimpleQueue()
         self._slots = threading.Semaphore(MESSAGES_AHEAD)
@@ -163,6 +165,14 @@ class Pipeline:
         self._saved = monotonic()
         self._parsing = True
         self._error: BaseException | None = None
+
+    def bottleneck(self) -> str:
+        """The stage that the others wait for just now, for a display."""
+        if self._calls and (self._has_full_put() or not self._embeds.under_way):
+            return "put"
+        if self._embeds.under_way >= self._embeds.limit or self._embeds.waiting:
+            return "embed"
+        return "parse" if self._parsing else "put"
 
     # --- the loop ----------------------------------------------------------------------------------------
 
@@ -194,7 +204,7 @@ class Pipeline:
     def _loop(self, workers: Workers, tick: Callable[[], None]) -> None:
         ticked = stopped = 0.0
         while self._error is None and not self._is_done(stopping=bool(stopped)):
-            if self.stopping.is_set() and not stopped:
+            if self._stopping.is_set() and not stopped:
                 stopped = monotonic()
                 workers.stop()
             if stopped and monotonic() - stopped > PATIENCE_S:

@@ -1,0 +1,60 @@
+"""What a valid experiment file can still get wrong: files that it names, questions, gate rules, filters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ragctl.errors import ConfigError
+
+if TYPE_CHECKING:
+    from ragctl.config import Experiment
+
+
+def check(experiment: Experiment, path: Path) -> None:
+    """Look at everything that can be seen without calling a service. Raises ConfigError with every fault."""
+    faults: list[str] = []
+    for part in _parts(experiment):
+        try:
+            part()
+        except ConfigError as error:
+            faults.append(error.message)
+    if faults:
+        raise ConfigError(f"{path} cannot run as it stands" + "".join(f"\n  {fault}" for fault in faults))
+
+
+def _parts(experiment: Experiment) -> Iterator[Callable[[], object]]:
+    from ragctl import fingerprints, prompts
+    from ragctl.filters import normalise
+
+    for number, source in enumerate(experiment.sources):
+        if source.kind == "local":
+            yield partial(_exists, f"sources.{number}.path", source.path)
+    yield lambda: fingerprints.of_sources(experiment)
+    condition = experiment.retrieval.filter
+    if condition is not None:
+        yield lambda: normalise(condition)
+    if experiment.generation.kind != "extractive":
+        template = experiment.generation.prompt
+        yield lambda: prompts.load_template(template)
+    yield from _evaluation_parts(experiment)
+
+
+def _evaluation_parts(experiment: Experiment) -> Iterator[Callable[[], object]]:
+    from ragctl.datasets import load_questions
+    from ragctl.gate import parse_gate
+    from ragctl.metrics import check_rank_metrics
+
+    evaluation = experiment.evaluation
+    if evaluation is None:
+        return
+    yield lambda: load_questions(evaluation.dataset)
+    yield lambda: check_rank_metrics(evaluation.metrics)
+    yield lambda: parse_gate(evaluation.gate)
+
+
+def _exists(setting: str, path: Path) -> None:
+    if not path.exists():
+        raise ConfigError(f"{setting}: {path} does not exist")

@@ -1,0 +1,175 @@
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import typer
+
+from ragctl.commands.options import (
+    Config,
+    DryRun,
+    Json,
+    LogJson,
+    Output,
+    Quiet,
+    Set,
+    Verbose,
+    load,
+    no_colour,
+    setup,
+)
+from ragctl.commands.recording import recording
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ragctl.config import Evaluation, Experiment
+    from ragctl.datasets import Question
+    from ragctl.evaluate import Evaluated
+    from ragctl.query import QueryEngine
+    from ragctl.records import Answer
+    from ragctl.report import Run
+
+
+def command(
+    config: Config,
+    overrides: Set = None,
+    *,
+    dry_run: DryRun = False,
+    json_output: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    log_json: LogJson = False,
+) -> None:
+    r"""Ask the questions of the experiment's data set, score the answers, hold them against the gate.
+
+    \b
+    Exit status:
+      0 gate met or none, 3 some questions failed, 4 gate not met, 5 the gate cannot be decided
+    
+    Examples:
+      ragctl eval configs/samples.yaml
+      ragctl eval configs/samples.yaml --set retrieval.mode=text --json
+    """
+    output = setup(json_output=json_output, quiet=quiet, verbose=verbose, log_json=log_json)
+    experiment = load(config, overrides)
+    from ragctl.check import check
+    from ragctl.datasets import load_questions
+    from ragctl.errors import ConfigError
+
+    evaluation = experiment.evaluation
+    if evaluation is None:
+        raise ConfigError(
+            f"{config} has no evaluation section", hint="name a data set under evaluation.dataset"
+        )
+    check(experiment, config)
+    questions = load_questions(evaluation.dataset)
+    if dry_run:
+        output.result(
+            {"schema": "ragctl.eval/1", "dry_run": True, "questions": len(questions)},
+            lambda: typer.echo(f"would ask {len(questions):,} questions"),
+        )
+        return
+    evaluated, run, page = _evaluate(experiment, evaluation, questions, output)
+    output.result(evaluated.to_json(str(run.path), str(page)), lambda: _show(evaluated, page))
+    _end(evaluated, len(questions))
+
+
+def _evaluate(
+    experiment: Experiment, evaluation: Evaluation, questions: tuple[Question, ...], output: Output
+) -> tuple[Evaluated, Run, Path]:
+    from ragctl.evaluate import evaluate
+    from ragctl.loading import masked
+    from ragctl.query import QueryEngine
+    from ragctl.report import write_page
+    from ragctl.tracking import require_mlflow
+
+    if experiment.tracking is not None:
+        require_mlflow(experiment.tracking)
+    with recording("eval", experiment) as run, QueryEngine(experiment) as engine:
+        done = _Counter(len(questions), output)
+        evaluated = evaluate(
+            questions, lambda q: _ask(engine, evaluation, q), evaluation, lambda _: done.step()
+        )
+        done.close()
+        page = write_page(evaluated, run, masked(experiment))
+        run.finish("done", evaluated.payload())
+    _track(experiment, evaluated, run, page, output)
+    return evaluated, run, page
+
+
+def _ask(engine: QueryEngine, evaluation: Evaluation, question: Question) -> Answer:
+    from ragctl.evaluate import depth, wants_answer
+    from ragctl.query import QueryOptions
+
+    options = QueryOptions(
+        filter=question.filter,
+        tenant=question.tenant,
+        depth=depth(question, evaluation),
+        retrieve_only=not wants_answer(question, evaluation),
+    )
+    return engine.ask(question.question, options)
+
+
+def _track(experiment: Experiment, evaluated: Evaluated, run: Run, page: Path, output: Output) -> None:
+    """Log to MLflow where the experiment says so; the evaluation is saved by then, whatever happens here."""
+    if experiment.tracking is None:
+        return
+    from ragctl.ingest import reading_ledger
+    from ragctl.state import open_state
+    from ragctl.tracking import parameters, track
+
+    with reading_ledger(open_state(experiment), experiment.store.index) as ledger:
+        chunks = ledger.counts()[1]
+        seconds = ledger.meta("chunking_seconds")
+    params = parameters(experiment, chunks=chunks, chunking_seconds=float(seconds) if seconds else None)
+    tags = {"ragctl.run": run.id, "ragctl.gate": evaluated.gate.verdict}
+    where = track(experiment.tracking, run.id, params, evaluated.metrics, tags, [run.path, page])
+    output.say(f"tracked: {where}")
+
+
+class _Counter:
+    """Questions answered so far, as a bar where there is a terminal."""
+
+    def __init__(self, total: int, output: Output) -> None:
+        self._bar = None
+        if output.has_progress and sys.stderr.isatty():
+            from tqdm import tqdm
+
+            self._bar = tqdm(total=total, unit=" questions", file=sys.stderr, leave=False)
+
+    def step(self) -> None:
+        if self._bar is not None:
+            self._bar.update()
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+
+def _show(evaluated: Evaluated, page: Path) -> None:
+    from rich.console import Console
+
+    from ragctl.report import render_table
+
+    Console(no_color=no_colour(), highlight=False).print(render_table(evaluated))
+    for outcome in evaluated.gate.outcomes:
+        reason = f" ({outcome.reason})" if outcome.reason else ""
+        typer.echo(f"gate: {outcome.rule.metric} {outcome.rule}: {outcome.verdict}{reason}")
+    for failure in evaluated.failures:
+        typer.echo(f"failed: {failure['question']} ({failure['stage']}): {failure['error']}", err=True)
+    typer.echo(f"report: {page}")
+
+
+def _end(evaluated: Evaluated, asked: int) -> None:
+    from ragctl.errors import GateFailed, GateUndecided, PartialFailure
+
+    verdict = evaluated.gate.verdict
+    if verdict == "fail":
+        raise GateFailed("the gate is not met")
+    if verdict == "cannot-tell":
+        raise GateUndecided(
+            "the gate cannot be decided: too few questions scored, or an interval straddles the bar"
+        )
+    if evaluated.failures:
+        raise PartialFailure(f"{len(evaluated.failures):,} of {asked:,} questions failed")

@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ragctl.commands.options import Config, DryRun, Json, LogJson, Output, Quiet, Set, Verbose, load, setup
+from ragctl.commands.recording import recording
+
+if TYPE_CHECKING:
+    from ragctl.config import Experiment
+    from ragctl.ingest import IngestOptions, IngestResult
+
+FAILURES_SHOWN = 20
+
+
+def command(
+    config: Config,
+    overrides: Set = None,
+    *,
+    max_delete: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Largest share of documents that may be removed; 1.0 for all.",
+            show_default=False,
+        ),
+    ] = None,
+    checksum: Annotated[
+        bool, typer.Option("--checksum", help="Look into every file, not at size and time.")
+    ] = False,
+    only_failed: Annotated[
+        bool, typer.Option("--only-failed", help="Only files that failed before.")
+    ] = False,
+    wait: Annotated[
+        str,
+        typer.Option(
+            metavar="TIME", help="Wait for another run to end, for example 10m.", show_default=False
+        ),
+    ] = "0s",
+    dry_run: DryRun = False,
+    json_output: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    log_json: LogJson = False,
+) -> None:
+    r"""Bring the index up to date with the sources: add, replace and remove what changed.
+
+    \b
+    Examples:
+      ragctl ingest configs/samples.yaml
+      ragctl ingest configs/samples.yaml --dry-run
+      ragctl ingest configs/samples.yaml --set chunking.size=500 --set store.index=small
+    """
+    output = setup(json_output=json_output, quiet=quiet, verbose=verbose, log_json=log_json)
+    experiment = load(config, overrides)
+    from ragctl.commands.durations import seconds
+    from ragctl.ingest import IngestOptions
+
+    options = IngestOptions(dry_run, max_delete, checksum, only_failed, seconds(wait, "--wait"))
+    result, run = _ingest(experiment, options, output)
+    output.result(result.to_json(run), lambda: _show(result, run))
+    _end(result)
+
+
+def _ingest(
+    experiment: Experiment, options: IngestOptions, output: Output
+) -> tuple[IngestResult, str | None]:
+    from ragctl.commands.progress import IngestDisplay, stopping_on_signals
+    from ragctl.ingest import Progress, ingest
+    from ragctl.state import open_state
+
+    progress = Progress()
+    display = IngestDisplay(progress, output)
+    state = open_state(experiment)
+    try:
+        with stopping_on_signals(progress.stopping):
+            if options.dry_run:
+                return ingest(experiment, state, options, progress, display.tick), None
+            with recording("ingest", experiment) as run:
+                result = ingest(experiment, state, options, progress, display.tick)
+                run.finish("interrupted" if result.interrupted else "done", result.payload())
+                return result, str(run.path)
+    finally:
+        display.close()
+
+
+def _show(result: IngestResult, run: str | None) -> None:
+    c = result.counts
+    if result.dry_run:
+        p = result.planned
+        assert p is not None
+        typer.echo(
+            f"would add {p.add:,} files, look into {p.check:,}, leave {p.keep:,} alone and remove {p.delete:,} "
+            f"({p.delete_documents:,} documents)"
+        )
+        return
+    if not (c.added or c.changed or c.deleted or c.failed or c.empty or c.removed or c.written):
+        typer.echo(
+            f"{result.index}: nothing to do, {result.documents:,} documents in {result.chunks:,} chunks"
+        )
+        return
+    parts = [
+        f"{number:,} {name}"
+        for name, number in (
+            ("added", c.added),
+            ("changed", c.changed),
+            ("unchanged", c.unchanged),
+            ("deleted", c.deleted),
+            ("empty", c.empty),
+            ("failed", c.failed),
+        )
+        if number
+    ]
+    typer.echo(f"{result.index}: {', '.join(parts)} documents in {result.seconds:.1f} s")
+    reused = f", {c.reused + c.cached:,} reused" if c.reused or c.cached else ""
+    gone = f", {c.removed:,} deleted" if c.removed else ""
+    typer.echo(
+        f"  chunks: {c.embedded:,} embedded{reused}, {c.written:,} written{gone}, {result.chunks:,} in the index"
+    )
+    if result.restored:
+        typer.echo("  the index had lost chunks; they are back")
+    for failure in result.failures[:FAILURES_SHOWN]:
+        typer.echo(f"  failed: {failure.document} ({failure.stage}): {failure.error}", err=True)
+    if len(result.failures) > FAILURES_SHOWN:
+        typer.echo(f"  and {len(result.failures) - FAILURES_SHOWN:,} more: ragctl failures CONFIG", err=True)
+    if run:
+        typer.echo(f"  report: {run}")
+
+
+def _end(result: IngestResult) -> None:
+    from ragctl.errors import PartialFailure
+
+    if result.interrupted:
+        raise typer.Exit(130)
+    if result.failures:
+        raise PartialFailure(
+            f"{len(result.failures):,} documents failed; the index is consistent and keeps their old versions",
+            hint="ragctl failures CONFIG lists them; ragctl ingest CONFIG --only-failed tries them again",
+        )

@@ -1,0 +1,107 @@
+"""Options that every command has, and how a command prints: the result to stdout, everything else to stderr."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from time import time
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from ragctl.config import Experiment
+
+Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="Experiment file.", show_default=False)]
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="SECTION.KEY=VALUE", help="Change a setting; may be repeated.", show_default=False
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no warnings.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more about what is done.")]
+LogJson = Annotated[bool, typer.Option("--log-json", help="Write events to stderr as JSON lines.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """Where a command's words go."""
+
+    json: bool
+    quiet: bool
+    log_json: bool
+
+    def result(self, document: Mapping[str, Any], show: Callable[[], None]) -> None:
+        """Print the result: as one JSON document, or as `show` does for people."""
+        if self.json:
+            typer.echo(json.dumps(document, ensure_ascii=False, default=str))
+        else:
+            show()
+
+    def say(self, text: str) -> None:
+        """A line to stderr, for people."""
+        if not (self.quiet or self.log_json):
+            typer.echo(text, err=True)
+
+    @property
+    def has_progress(self) -> bool:
+        return not (self.quiet or self.log_json)
+
+
+def setup(*, json_output: bool, quiet: bool, verbose: bool, log_json: bool) -> Output:
+    """Set the logging up and say where the words of this command go."""
+    level = logging.INFO if verbose or log_json else logging.ERROR if quiet else logging.WARNING
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_JsonLines() if log_json else _Plain())
+    logger = logging.getLogger("ragctl")
+    logger.handlers[:] = [handler]
+    logger.setLevel(level)
+    logger.propagate = False
+    return Output(json_output, quiet, log_json)
+
+
+def load(config: Path, overrides: list[str] | None) -> Experiment:
+    """The experiment, with `--set` applied."""
+    from ragctl.loading import load as load_file
+
+    return load_file(config, overrides or ())
+
+
+def confirm(question: str, *, yes: bool) -> None:
+    """Ask before something is destroyed; without a terminal to ask on, `--yes` must have been given."""
+    from ragctl.errors import ConfigError, Refused
+
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise ConfigError(
+            f"{question} There is no terminal to ask on", hint="say --yes, or look first: --dry-run"
+        )
+    if not typer.confirm(question, err=True):
+        raise Refused("nothing was done")
+
+
+def no_colour() -> bool:
+    """Whether NO_COLOR is set (no-color.org)."""
+    return bool(os.environ.get("NO_COLOR"))
+
+
+class _Plain(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return f"ragctl: {record.levelname.lower()}: {record.getMessage()}"
+
+
+class _JsonLines(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        event = {"time": round(time(), 3), "level": record.levelname.lower(), "event": record.name}
+        fields: Mapping[str, Any] = getattr(record, "fields", {})
+        return json.dumps({**event, "message": record.getMessage(), **fields}, default=str)

@@ -1,0 +1,212 @@
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ragctl.commands.options import Config, Json, LogJson, Output, Quiet, Set, Verbose, load, setup
+
+if TYPE_CHECKING:
+    from ragctl.query import QueryEngine, QueryOptions
+    from ragctl.records import Answer, Hit
+
+
+class Mode(StrEnum):
+    vector = "vector"
+    text = "text"
+    hybrid = "hybrid"
+
+
+def command(
+    config: Config,
+    question: Annotated[
+        str | None, typer.Argument(help='The question; "-" reads it from stdin.', show_default=False)
+    ] = None,
+    overrides: Set = None,
+    *,
+    top_k: Annotated[
+        int | None, typer.Option("--top-k", "-k", help="Hits to use.", show_default=False)
+    ] = None,
+    mode: Annotated[Mode | None, typer.Option(help="How to search.", show_default=False)] = None,
+    filter_text: Annotated[
+        str | None,
+        typer.Option(
+            "--filter", metavar="JSON", help='For example \'{"year": {"$gte": 2022}}\'', show_default=False
+        ),
+    ] = None,
+    tenant: Annotated[str | None, typer.Option(help="Whose documents to search.", show_default=False)] = None,
+    retrieve_only: Annotated[
+        bool, typer.Option("--retrieve-only", help="Show hits, generate nothing.")
+    ] = False,
+    explain: Annotated[bool, typer.Option("--explain", help="Show how each hit came to its place.")] = False,
+    questions: Annotated[
+        Path | None,
+        typer.Option(
+            "--questions", metavar="FILE", help="One question a line, or JSONL.", show_default=False
+        ),
+    ] = None,
+    json_output: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    log_json: LogJson = False,
+) -> None:
+    r"""Answer a question from the index, with citations.
+
+    \b
+    Examples:
+      ragctl query configs/samples.yaml "What did revenue come to in 2023?"
+      ragctl query configs/samples.yaml "warranty" --retrieve-only --mode text --json
+      echo "Who founded the company?" | ragctl query configs/samples.yaml -
+    """
+    output = setup(json_output=json_output, quiet=quiet, verbose=verbose, log_json=log_json)
+    from ragctl.errors import ConfigError
+
+    if (question is None) == (questions is None):
+        raise ConfigError("ask one QUESTION, or many with --questions FILE")
+    experiment = load(config, overrides)
+    from ragctl.query import QueryEngine, QueryOptions
+
+    options = QueryOptions(
+        mode=mode.value if mode else None,
+        top_k=top_k,
+        filter=_filter(filter_text),
+        tenant=tenant,
+        retrieve_only=retrieve_only,
+    )
+    with QueryEngine(experiment) as engine:
+        if questions is not None:
+            _ask_many(engine, questions, options, explain=explain)
+        else:
+            assert question is not None
+            text = sys.stdin.read().strip() if question == "-" else question
+            _ask_one(engine, text, options, output, explain=explain)
+
+
+def _filter(text: str | None) -> dict[str, Any] | None:
+    from ragctl.errors import FilterError
+
+    if text is None:
+        return None
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise FilterError(
+            f"--filter is not JSON: {error}", hint="quote it for the shell: --filter '{\"year\": 2023}'"
+        ) from error
+    if not isinstance(value, dict):
+        raise FilterError("--filter must be a JSON object", hint='for example {"year": 2023}')
+    return value
+
+
+def _ask_one(
+    engine: QueryEngine, question: str, options: QueryOptions, output: Output, *, explain: bool
+) -> None:
+    from ragctl.query import to_json
+
+    if output.json:
+        answer = engine.ask(question, options)
+        output.result(to_json(answer, explain=explain), lambda: None)
+        return
+    streamed: list[str] = []
+
+    def show(piece: str) -> None:
+        streamed.append(piece)
+        typer.echo(_printable(piece), nl=False)
+
+    answer = engine.ask(question, options, show)
+    if answer.text is not None:
+        typer.echo("" if streamed else _printable(answer.text))
+        typer.echo()
+        _show_citations(answer)
+    else:
+        _show_hits(answer.hits)
+    if explain:
+        _show_ranks(answer)
+
+
+def _show_citations(answer: Answer) -> None:
+    for citation in answer.citations:
+        page = f", page {citation.page}" if citation.page is not None else ""
+        typer.echo(f"  [{citation.marker}] {_printable(citation.document)}{page}")
+
+
+def _show_hits(hits: tuple[Hit, ...]) -> None:
+    if not hits:
+        typer.echo("no hits")
+    for number, hit in enumerate(hits, 1):
+        page = f", page {hit.page}" if hit.page is not None else ""
+        typer.echo(f"{number}. {_printable(hit.document)}{page}  (score {hit.score:.4g})")
+        text = " ".join(hit.text.split())
+        typer.echo(f"   {_printable(text[:300])}{'...' if len(text) > 300 else ''}")
+
+
+def _show_ranks(answer: Answer) -> None:
+    """How each hit came to its place; a dash where a ranking did not have it."""
+    typer.echo()
+    typer.echo("    vector  distance  text    bm25   fused    rerank")
+    for number, hit in enumerate((*answer.hits, *answer.cut), 1):
+        r = hit.ranks
+        cells = (
+            f"{_cell(r.vector_rank, 'd'):>6}  {_cell(r.vector_distance, '.4f'):>8}  {_cell(r.text_rank, 'd'):>4}  "
+            f"{_cell(r.text_score, '.3f'):>6}  {_cell(r.fused_score, '.4f'):>6}  {_cell(r.rerank_score, '.4f'):>8}"
+        )
+        cut = "  cut" if number > len(answer.hits) else ""
+        typer.echo(f"{number:>3} {cells}  {_printable(hit.document)}{cut}")
+
+
+def _cell(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
+
+
+def _printable(text: str) -> str:
+    """Without control characters: a document must not steer the terminal."""
+    return "".join(c if c.isprintable() or c in "\n\t" else " " for c in text)
+
+
+def _ask_many(engine: QueryEngine, path: Path, options: QueryOptions, *, explain: bool) -> None:
+    """One JSON line for each question, in order; failures are lines as well, and the end is then a partial failure."""
+    from dataclasses import replace
+
+    from ragctl.errors import PartialFailure, RagctlError
+    from ragctl.query import to_json
+
+    failed = total = 0
+    for question, own_filter in _read_questions(path):
+        total += 1
+        try:
+            answer = engine.ask(question, replace(options, filter=own_filter or options.filter))
+        except RagctlError as error:
+            if total == 1:
+                raise  # nothing was answered yet: more likely the setting than the question
+            failed += 1
+            typer.echo(json.dumps({"schema": "ragctl.query/1", "question": question, "error": error.message}))
+            continue
+        typer.echo(json.dumps(to_json(answer, explain=explain), ensure_ascii=False))
+    if failed:
+        raise PartialFailure(f"{failed} of {total} questions failed")
+
+
+def _read_questions(path: Path) -> Iterator[tuple[str, dict[str, Any] | None]]:
+    from ragctl.errors import ConfigError
+
+    try:
+        lines = (sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8")).splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--questions {path}: cannot be read: {error}") from error
+    asked = [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
+    if not asked:
+        raise ConfigError(f"--questions {path}: there is no question in it")
+    for number, line in asked:
+        if not line.startswith("{"):
+            yield line, None
+            continue
+        try:
+            record = json.loads(line)
+            yield str(record["question"]), record.get("filter")
+        except (ValueError, KeyError) as error:
+            raise ConfigError(f'--questions {path} line {number}: must be JSON with a "question"') from error

@@ -1,0 +1,243 @@
+"""query: retrieve, rerank, generate. One engine answers many questions, from several threads."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, Self
+
+from ragctl import indexes, prompts
+from ragctl.adapters.base import SearchRequest
+from ragctl.errors import ConfigError, RagctlError
+from ragctl.filters import combine, normalise
+from ragctl.records import Answer, Hit, SearchMode, Usage, Vector
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ragctl.adapters.base import Embedder, Generator, Reranker, VectorStore
+    from ragctl.config import Experiment
+
+log = logging.getLogger("ragctl.query")
+
+MAX_QUESTION = 1_024  # characters; the bound of a text query on S3 Vectors, kept on every store
+
+
+@dataclass(frozen=True, slots=True)
+class QueryOptions:
+    """How to answer one question; None means as the experiment says."""
+
+    mode: SearchMode | None = None
+    top_k: int | None = None  # hits that the generator reads
+    depth: int = (
+        0  # hits to retrieve, where an evaluation looks deeper than top_k; the rest stands in Answer.cut
+    )
+    filter: Mapping[str, object] | None = None
+    tenant: str | None = None
+    retrieve_only: bool = False
+
+
+class QueryEngine:
+    """Store, embedder, reranker and generator of an experiment, each opened when a question first needs it."""
+
+    def __init__(self, experiment: Experiment) -> None:
+        from ragctl.adapters import open_embedder, open_store
+
+        self._experiment = experiment
+        self._store: VectorStore = open_store(experiment)
+        self._embedder: Embedder = open_embedder(experiment)
+        self._checked = False
+        self._reranker: Reranker | None = None
+        self._generator: Generator | None = None
+        self._template = prompts.load_template(_prompt_path(experiment))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._store.close()
+
+    def ask(
+        self, question: str, options: QueryOptions, on_text: Callable[[str], None] | None = None
+    ) -> Answer:
+        """Answer a question; `on_text` gets the answer piece by piece.
+
+        Raises ConfigError for a question, filter or option that cannot be asked, NotFound without an index, Refused
+        when the index was made with another embedder.
+        """
+        _check(question, options, self._store.limits.top_k)
+        timings: dict[str, float] = {}
+        request, usage = self._request(question, options, timings)
+        start = perf_counter()
+        found = self._search(request, options)
+        timings["search"] = perf_counter() - start
+        ranked = self._rerank(question, found, timings)
+        top_k = options.top_k or self._experiment.retrieval.top_k
+        hits, cut = tuple(ranked[:top_k]), tuple(ranked[top_k:])
+        answer = Answer(question, None, (), hits, timings, usage, cut=cut)
+        return answer if options.retrieve_only else self._generate(answer, timings, on_text)
+
+    def _request(
+        self, question: str, options: QueryOptions, timings: dict[str, float]
+    ) -> tuple[SearchRequest, Usage]:
+        self._check_index()
+        mode = options.mode or self._experiment.retrieval.mode
+        top_k = max(options.top_k or self._experiment.retrieval.top_k, options.depth)
+        if self._experiment.reranking is not None:
+            top_k = max(top_k, self._experiment.reranking.candidates)
+        start = perf_counter()
+        vector: Vector | None = None
+        usage = Usage()
+        if mode != "text":
+            embedded = self._embedder.embed([question], "query")
+            vector, usage = embedded.vectors[0], embedded.usage
+        timings["embed"] = perf_counter() - start
+        text = None if mode == "vector" else question
+        top_k = min(top_k, self._store.limits.top_k)
+        return SearchRequest(mode, top_k, vector, text, self._filter(options)), usage
+
+    def _check_index(self) -> None:
+        if self._checked:
+            return
+        info = indexes.require(self._store, self._experiment.store.index)
+        indexes.refuse_other_settings(info, indexes.spec_of(self._experiment, self._embedder))
+        self._checked = True
+
+    def _filter(self, options: QueryOptions) -> dict[str, object] | None:
+        """The experiment's, the caller's and the tenant's filter, all of which must hold."""
+        parts = [self._experiment.retrieval.filter, options.filter]
+        normal = [normalise(part) for part in parts if part is not None]
+        if (tenant := self._tenant(options)) is not None:
+            normal.insert(0, normalise(tenant))
+        return combine(*normal)
+
+    def _tenant(self, options: QueryOptions) -> dict[str, object] | None:
+        tenancy = self._experiment.tenancy
+        if tenancy is None:
+            if options.tenant is not None:
+                raise ConfigError(
+                    "this experiment keeps no tenants apart",
+                    hint="name their key under tenancy, or leave --tenant out",
+                )
+            return None
+        if not options.tenant:
+            if tenancy.required:
+                raise ConfigError(
+                    f"this experiment keeps the documents of each {tenancy.key} apart",
+                    hint="say whose with --tenant",
+                )
+            return None
+        return {tenancy.key: {"$eq": options.tenant}}
+
+    def _search(self, request: SearchRequest, options: QueryOptions) -> list[Hit]:
+        hits = self._store.search(request)
+        tenancy = self._experiment.tenancy
+        if tenancy is not None and options.tenant:
+            strangers = [hit.key for hit in hits if hit.metadata.get(tenancy.key) != options.tenant]
+            if strangers:  # the store broke its word; nothing of it may be shown
+                raise RagctlError(
+                    f"the store returned {len(strangers)} hits of another {tenancy.key}; nothing is shown"
+                )
+        return hits
+
+    def _rerank(self, question: str, hits: list[Hit], timings: dict[str, float]) -> list[Hit]:
+        section = self._experiment.reranking
+        if section is None or not hits:
+            return hits
+        if self._reranker is None:
+            from ragctl.adapters import open_reranker
+
+            self._reranker = open_reranker(self._experiment)
+        assert self._reranker is not None
+        start = perf_counter()
+        head, tail = hits[: section.candidates], hits[section.candidates :]
+        scores = self._reranker.rerank(question, [hit.text[: section.max_chars] for hit in head])
+        scored = [
+            replace(hit, score=score, ranks=replace(hit.ranks, rerank_score=score))
+            for hit, score in zip(head, scores, strict=True)
+        ]
+        timings["rerank"] = perf_counter() - start
+        return sorted(scored, key=lambda hit: (-hit.score, hit.key)) + tail
+
+    def _generate(
+        self, answer: Answer, timings: dict[str, float], on_text: Callable[[str], None] | None
+    ) -> Answer:
+        if self._generator is None:
+            from ragctl.adapters import open_generator
+
+            self._generator = open_generator(self._experiment)
+        start = perf_counter()
+        prompt = prompts.build_prompt(self._template, answer.question, answer.hits)
+        generation = self._generator.generate(prompt, on_text)
+        timings["generate"] = perf_counter() - start
+        strange = prompts.unknown_markers(generation.text, answer.hits)
+        if strange:
+            log.warning("the answer cites passages that there are not: %s", ", ".join(map(str, strange)))
+        return replace(
+            answer,
+            text=generation.text,
+            reasoning=generation.reasoning,
+            citations=prompts.citations(generation.text, answer.hits),
+            usage=answer.usage + generation.usage,
+            abstained=generation.abstained or prompts.abstained(generation.text),
+        )
+
+
+def to_json(answer: Answer, *, explain: bool = False) -> dict[str, Any]:
+    """The answer as design.md gives it; with `explain`, how each hit came to its place and what was cut."""
+    document: dict[str, Any] = {
+        "schema": "ragctl.query/1",
+        "question": answer.question,
+        "answer": answer.text,
+        "abstained": answer.abstained,
+        "citations": [
+            {"marker": c.marker, "key": c.key, "document": c.document, "page": c.page}
+            for c in answer.citations
+        ],
+        "hits": [_hit(hit, explain=explain) for hit in answer.hits],
+        "timings": {stage: round(seconds, 4) for stage, seconds in answer.timings.items()},
+    }
+    if answer.reasoning:
+        document["reasoning"] = answer.reasoning
+    if explain:
+        document["cut"] = [_hit(hit, explain=True) for hit in answer.cut]
+    return document
+
+
+def _hit(hit: Hit, *, explain: bool) -> dict[str, Any]:
+    document: dict[str, Any] = {
+        "key": hit.key,
+        "score": hit.score,
+        "distance": hit.distance,
+        "document": hit.document,
+        "page": hit.page,
+        "text": hit.text,
+        "metadata": {key: value for key, value in hit.metadata.items() if key != "text"},
+    }
+    if explain or hit.ranks.rerank_score is not None:
+        ranks = hit.ranks
+        document["ranks"] = {
+            "vector": ranks.vector_rank,
+            "distance": ranks.vector_distance,
+            "text": ranks.text_rank,
+            "bm25": ranks.text_score,
+            "fused": ranks.fused_score,
+            "rerank": ranks.rerank_score,
+        }
+    return document
+
+
+def _prompt_path(experiment: Experiment) -> Path | None:
+    generation = experiment.generation
+    return None if generation.kind == "extractive" else generation.prompt
+
+
+def _check(question: str, options: QueryOptions, most: int) -> None:
+    if not question.strip():
+        raise ConfigError("the question is empty")
+    if len(question) > MAX_QUESTION:
+        raise ConfigError(f"the question has {len(question):,} characters, {MAX_QUESTION:,} are the most")
+    if options.top_k is not None and not 1 <= options.top_k <= most:
+        raise ConfigError(f"top_k: must be from 1 to {most:,}, not {options.top_k}")
