@@ -2,7 +2,8 @@
 
 Embedding: `tei` (Text Embeddings Inference), `huggingface` (JumpStart's older script on the Hugging Face
 container), `openai` (vLLM, SGLang). Text: `chat` (messages: LMI, vLLM, newer TGI), `text` (inputs and parameters:
-LMI, TGI), `completions` (prompt: vLLM). Readers raise LookupError, TypeError or AttributeError for another shape.
+LMI, TGI), `completions` (prompt: vLLM). For another shape the readers raise
+LookupError, TypeError, ValueError or AttributeError.
 """
 
 from __future__ import annotations
@@ -32,11 +33,16 @@ def embedding_request(family: str, texts: Sequence[str], model: str) -> dict[str
 def embedding_rows(family: str, document: Any) -> list[Any]:
     """The vectors in a reply, in the order of the texts."""
     if family == "tei":
-        return list(document)
+        if not isinstance(document, list):
+            raise TypeError("no list of vectors")
+        return document
     if family == "huggingface":
         rows = document["embedding"]
         return list(rows) if isinstance(rows[0], list) else [rows]  # one text gives a flat list
-    return [row["embedding"] for row in sorted(document["data"], key=lambda row: row["index"])]
+    data = sorted(document["data"], key=lambda row: row["index"])
+    if [row["index"] for row in data] != list(range(len(data))):
+        raise ValueError("an index is missing or there twice")
+    return [row["embedding"] for row in data]
 
 
 def embedding_usage(document: Any) -> Usage:

@@ -41,7 +41,8 @@ BUSY_DELAY_S = 0.5  # before the first repetition of a call that found the model
 
 # How containers say that an input is too long where they do not say it with 413 or 422.
 TOO_LONG = re.compile(
-    r"too long|too large|maximum context|context length|max_(input|total)_|must have less than|exceed",
+    r"too long|too large|too many (input )?tokens|must have less than|maximum context|context.{0,9}(length|size)"
+    r"|max_(input|total)_|exceed",
     re.IGNORECASE,
 )
 

@@ -52,9 +52,9 @@ class EmbeddingModel:
         """The document that the container answers; raises `Refusal` with its status and words."""
         texts = request.get(TEXTS[self.family])
         if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-            raise _model_error(422, f"Failed to deserialize {request!r}")
+            raise model_error(422, f"Failed to deserialize {request!r}")
         if not 0 < len(texts) <= self.max_batch:
-            raise _model_error(
+            raise model_error(
                 self.too_long, f"batch size {len(texts)} > maximum allowed batch size {self.max_batch}"
             )
         for text in texts:
@@ -62,7 +62,7 @@ class EmbeddingModel:
                 message = (
                     f"Input validation error: `inputs` must have less than {self.max_tokens} tokens: {text}"
                 )
-                raise _model_error(self.too_long, message)
+                raise model_error(self.too_long, message)
         return self.tamper(self._shape(texts))
 
     def _shape(self, texts: list[str]) -> Any:
@@ -111,7 +111,7 @@ class TextModel:
     def stream(self, request: Mapping[str, Any]) -> Iterator[bytes]:
         """The lines that the container answers; raises `Refusal` before the first."""
         if request.get("stream") is not True:
-            raise _model_error(400, "the body does not ask for a stream")
+            raise model_error(400, "the body does not ask for a stream")
         prompt, limit = self._read(request)
         return self._lines(*self._say(prompt, limit))
 
@@ -165,12 +165,12 @@ class TextModel:
             options = request["parameters"] if self.family == "text" else request
             limit = options["max_new_tokens" if self.family == "text" else "max_tokens"]
         except (LookupError, TypeError, AttributeError) as error:
-            raise _model_error(422, f"Failed to deserialize {request!r}") from error
+            raise model_error(422, f"Failed to deserialize {request!r}") from error
         if self.dialect == "tgi" and not options.get("temperature", 1) > 0:
-            raise _model_error(422, "`temperature` must be strictly positive")
+            raise model_error(422, "`temperature` must be strictly positive")
         if count_tokens(prompt) + limit > self.context:
             message = f"This model's maximum context length is {self.context} tokens: {prompt}"
-            raise _model_error(400, message)
+            raise model_error(400, message)
         return prompt, limit
 
     def _say(self, prompt: str, limit: int) -> tuple[str, str, str]:
@@ -224,7 +224,7 @@ class SageMakerRuntime(LoopbackServer):
     def _stream(self, request: Request) -> Reply:
         model = self._model(request)
         if not isinstance(model, TextModel):
-            raise _model_error(400, "this container does not stream")
+            raise model_error(400, "this container does not stream")
         headers = {
             "Content-Type": CONTENT_TYPE,
             "X-Amzn-SageMaker-Content-Type": "text/event-stream",
@@ -274,7 +274,7 @@ def _events(model: TextModel, lines: Iterator[bytes]) -> Iterator[bytes]:
             return
 
 
-def _model_error(status: int, message: str) -> Refusal:
+def model_error(status: int, message: str) -> Refusal:
     """What the service says when the container answers an error."""
     return Refusal(
         424,
