@@ -144,10 +144,9 @@ def _golden(dataset: GoldenSet) -> tuple[Question, ...]:
         if row.id in lines:
             faults.add("", number, f"id {row.id!r} is on line {lines[row.id]} already")
         lines.setdefault(row.id, number)
-        questions.append((number, row))
-    made = [_question(row, number, dataset.tenant, faults) for number, row in questions]
+        questions.append(_question(row, number, dataset.tenant, faults))
     faults.raise_any()
-    return tuple(made)
+    return tuple(questions)
 
 
 def _described(error: ValidationError) -> Iterator[str]:
@@ -265,7 +264,8 @@ def _qrels(root: Traversable, split: str, faults: _Faults) -> dict[str, tuple[in
         fields = next(csv.reader([line], delimiter="\t", quoting=csv.QUOTE_NONE))
         grade = _grade(fields[2]) if len(fields) == 3 else None
         if grade is None:
-            if position > 0 or len(fields) != 3:
+            is_header = position == 0 and not any(character.isdecimal() for character in line)
+            if not is_header:
                 faults.add(
                     name, number, "must be query id, document id and a whole number, with tabs between"
                 )

@@ -4,12 +4,13 @@ A chunk holds a quote when it is of the quote's document, starts at most one pag
 both are known: a chunk may begin on the page before, and the rest of a quote that a page break cuts begins on the
 page after), and the two can be laid over one another so that every word of the overlap agrees and
 
-- the overlap is at least half of the quote: all of it, or what a chunk boundary left of it; or
+- the overlap is at least half of the quote and three words (all of a quote that is shorter): the whole quote, or
+  what a chunk boundary left of it; or
 - the whole chunk lies inside the quote, with at least five words.
 
 An overlap always runs to an end of the chunk or of the quote, so "the revenue was" in the middle of some other
 sentence is no part of "the revenue was 5 million". The chunk's first and last word may be the rest of a word that
-the boundary cut; such a rest agrees, but does not count towards the half.
+the boundary cut; such a rest is half a word.
 
 Words are compared after NFKC and casefolding, without soft hyphens and invisible characters; a hyphen inside a word, also
 at a line's end, joins it. A number keeps its inner points and commas. In scripts without spaces each character is a word.
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from ragctl.datasets import Evidence
     from ragctl.records import Hit
 
+ENOUGH = 3  # words that must agree, of a quote that has as many
 INSIDE = 5  # words from which a chunk that lies wholly inside a quote counts; a heading of one word must not
 
 _INVISIBLE = re.compile("[\u00ad\u200b-\u200d\u2060\ufeff]")
@@ -61,23 +63,25 @@ def _same_place(evidence: Evidence, hit: Hit) -> bool:
 
 def holds(chunk: Sequence[str], quote: Sequence[str]) -> bool:
     """Whether a chunk holds a quote, or enough of it, by the rule above; both as `words` gives them."""
-    half = (len(quote) + 1) // 2
+    least = min(ENOUGH, len(quote))
     for shift in range(1 - len(chunk), len(quote)):  # chunk[i] lies on quote[i + shift]
-        agreeing = _agreeing(chunk, quote, shift)
+        whole, rests = _agreeing(chunk, quote, shift)
         inside = shift >= 0 and shift + len(chunk) <= len(quote)
-        if agreeing >= half or (inside and agreeing >= INSIDE):
-            return agreeing > 0
+        if (whole >= least and 2 * whole + rests >= len(quote)) or (inside and whole >= INSIDE):
+            return whole > 0
     return False
 
 
-def _agreeing(chunk: Sequence[str], quote: Sequence[str], shift: int) -> int:
-    """How many whole words of the overlap agree; 0 when any word in it differs."""
+def _agreeing(chunk: Sequence[str], quote: Sequence[str], shift: int) -> tuple[int, int]:
+    """How many words of the overlap agree, whole ones and rests; none when any word in it differs."""
     first, last = max(0, -shift), min(len(chunk), len(quote) - shift)
-    whole = 0
+    whole = rests = 0
     for i in range(first, last):
         mine, theirs = chunk[i], quote[i + shift]
         if mine == theirs:
             whole += 1
-        elif not ((i == 0 and theirs.endswith(mine)) or (i == len(chunk) - 1 and theirs.startswith(mine))):
-            return 0
-    return whole
+        elif (i == 0 and theirs.endswith(mine)) or (i == len(chunk) - 1 and theirs.startswith(mine)):
+            rests += 1
+        else:
+            return 0, 0
+    return whole, rests
