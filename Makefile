@@ -1,0 +1,42 @@
+# Two commands from a fresh clone, with Python 3.11 or later and make:
+#   make demo   the main job: ingest samples/, ask two questions, evaluate
+#   make test   everything that .ci/run runs
+
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/pip --disable-pip-version-check --quiet
+SAMPLES := configs/samples.yaml
+
+.PHONY: demo test lint types tests benchmarks clean
+
+demo: .venv/demo-installed
+	$(BIN)/ragctl create-index $(SAMPLES)
+	$(BIN)/ragctl ingest $(SAMPLES)
+	$(BIN)/ragctl query $(SAMPLES) "How long is the warranty on the Heron 3 sonde?"
+	$(BIN)/ragctl query $(SAMPLES) "What did revenue come to?" --filter '{"year": 2023}'
+	$(BIN)/ragctl eval $(SAMPLES)
+
+test: lint types tests
+
+lint: .venv/dev-installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: .venv/dev-installed
+	$(BIN)/mypy
+
+tests: .venv/dev-installed
+	$(BIN)/pytest
+
+.venv/demo-installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(PIP) install --constraint constraints.txt --editable ".[eval]"
+	touch $@
+
+.venv/dev-installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(PIP) install --constraint constraints.txt --editable ".[dev]"
+	touch $@ .venv/demo-installed
+
+clean:
+	rm -rf .venv .ragctl runs
