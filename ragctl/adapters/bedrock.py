@@ -77,7 +77,7 @@ class BedrockEmbedder:
                 f"embedding.dimension: {model} gives vectors of {allowed}, not {self.dimension}"
             )
         self.max_batch, self.max_bytes = self._family.max_batch, self._family.max_bytes
-        self.max_tokens = self._family.max_tokens
+        self.max_tokens: int | None = self._family.max_tokens
         # The family, not the id: the same model behind a profile or in another region makes the same vectors.
         self.identity = f"bedrock:{self._family.name}:{self.dimension}"
 
