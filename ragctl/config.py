@@ -9,6 +9,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, Field, SecretStr, field_validator, model_validator
 
 from ragctl.backends import (
+    Deployment,
     Embedding,
     ExtractiveGeneration,
     Generation,
@@ -273,10 +274,24 @@ class Experiment(Section):
     tenancy: Tenancy | None = None
     tracking: Tracking | None = None
     aws: Aws = Aws()
+    deployment: Deployment = Deployment()
     state: str = Field(
         ".ragctl/state", description="Where the ledger lives: a folder, or s3://bucket/prefix."
     )
     runs: Path = Field(Path("runs"), description="Where the run reports go.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_kinds(cls, sections: object) -> object:
+        """A section that has a default backend may change one of its settings without naming it."""
+        if not isinstance(sections, dict):
+            return sections
+        named = {
+            name: {"kind": kind, **sections[name]}
+            for name, kind in (("store", "local"), ("embedding", "hashing"), ("generation", "extractive"))
+            if isinstance(sections.get(name), dict)
+        }
+        return {**sections, **named}
 
     @model_validator(mode="after")
     def _source_names_differ(self) -> Self:

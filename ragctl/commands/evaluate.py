@@ -46,7 +46,7 @@ def command(
     \b
     Exit status:
       0 gate met or none, 3 some questions failed, 4 gate not met, 5 the gate cannot be decided
-    
+    \b
     Examples:
       ragctl eval configs/samples.yaml
       ragctl eval configs/samples.yaml --set retrieval.mode=text --json

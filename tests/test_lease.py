@@ -1,0 +1,172 @@
+"""One run at a time: who holds the lease works, everybody else is told, nobody waits for the dead."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from ragctl import lease as lease_module
+from ragctl.errors import LeaseHeld, LeaseLost
+from ragctl.lease import Holder, acquire, decode, hold
+from ragctl.state import LocalState
+
+NAME = "papers/lease.json"
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> LocalState:
+    return LocalState(tmp_path)
+
+
+def leave(state: LocalState, **facts: object) -> None:
+    """A lease as somebody else left it."""
+    holder = {
+        **asdict(Holder("x", 4, "elsewhere", 1, "99", "ingest", time.time() + 1_000)),
+        **facts,
+    }
+    state.overwrite(NAME, json.dumps(holder).encode())
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline, "waited 20 s in vain"
+        time.sleep(0.01)
+
+
+def test_the_second_run_is_told_who_holds_the_lease(state: LocalState) -> None:
+    """It ends with exit 7, at once."""
+    with hold(state, NAME, "ingest"), pytest.raises(LeaseHeld) as caught:
+        acquire(state, NAME, "ingest", wait_s=0)
+    assert caught.value.exit_status == 7
+    assert f"another run holds the lease on this index: ingest (process {os.getpid()}" in caught.value.message
+
+
+def test_a_lease_that_was_given_back_is_free(state: LocalState) -> None:
+    """Each holder's fence is greater than the one before."""
+    with hold(state, NAME, "ingest") as first:
+        pass
+    with hold(state, NAME, "ingest") as second:
+        assert second.fence == first.fence + 1
+
+
+def test_a_waiting_run_gets_the_lease_when_it_is_given_back(state: LocalState) -> None:
+    """--wait outlasts the run before."""
+    first = acquire(state, NAME, "ingest", wait_s=0)
+    import threading
+
+    threading.Timer(0.2, first.release).start()
+    second = acquire(state, NAME, "ingest", wait_s=30)
+    assert second.fence == 2
+    second.release()
+
+
+def test_an_expired_lease_is_taken_over(state: LocalState) -> None:
+    """A machine that vanished does not block the index for ever."""
+    leave(state, expires=time.time() - 1)
+    with hold(state, NAME, "ingest") as lease:
+        assert lease.fence == 5
+
+
+def test_a_lease_of_another_machine_is_respected(state: LocalState) -> None:
+    """Its processes cannot be looked at, so only its time counts."""
+    leave(state)
+    with pytest.raises(LeaseHeld):
+        acquire(state, NAME, "ingest", wait_s=0)
+
+
+def test_the_lease_of_a_killed_process_of_this_machine_is_taken_over_at_once(state: LocalState) -> None:
+    """Cron need not wait for the lease of a run that was killed."""
+    code = (
+        "import sys, time, pathlib\n"
+        "from ragctl.lease import acquire\n"
+        "from ragctl.state import LocalState\n"
+        f"acquire(LocalState(pathlib.Path(sys.argv[1])), {NAME!r}, 'ingest', wait_s=0)\n"
+        "print('held', flush=True)\n"
+        "time.sleep(600)\n"
+    )
+    child = subprocess.Popen(
+        [sys.executable, "-c", code, str(state.folder)], stdout=subprocess.PIPE, text=True
+    )
+    assert child.stdout is not None
+    assert child.stdout.readline() == "held\n"
+    with pytest.raises(LeaseHeld):
+        acquire(state, NAME, "ingest", wait_s=0)
+    child.kill()
+    child.wait()
+    child.stdout.close()
+    with hold(state, NAME, "ingest") as lease:
+        assert lease.fence == 2
+
+
+def test_a_reused_process_number_is_not_taken_for_the_holder(state: LocalState) -> None:
+    """The start time of the process counts too."""
+    leave(state, host=socket.gethostname(), pid=os.getpid(), started="1")
+    with hold(state, NAME, "ingest") as lease:
+        assert lease.fence == 5
+
+
+def test_a_heartbeat_keeps_the_lease(state: LocalState) -> None:
+    """A run longer than the lease does not lose it."""
+    lease = acquire(state, NAME, "ingest", wait_s=0, ttl_s=0.4)
+    found = state.read(NAME)
+    assert found is not None
+    first = decode(found.data)
+    assert first is not None
+
+    def renewed() -> bool:
+        now = state.read(NAME)
+        holder = decode(now.data) if now else None
+        return holder is not None and holder.expires > first.expires
+
+    until(renewed)
+    lease.check()
+    lease.release()
+
+
+def test_a_holder_that_slept_past_its_time_is_told(
+    state: LocalState, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It stops before it writes, also when no heartbeat came through."""
+    lease = acquire(state, NAME, "ingest", wait_s=0)
+    now = lease_module._clock()
+    monkeypatch.setattr(lease_module, "_clock", lambda: now + 61)
+    with pytest.raises(LeaseLost, match="was lost: this run was paused for longer than 60 s"):
+        lease.check()
+
+
+def test_a_lease_that_was_taken_over_is_lost(state: LocalState) -> None:
+    """The heartbeat notices, and giving back does not touch the new holder's lease."""
+    lease = acquire(state, NAME, "ingest", wait_s=0, ttl_s=0.4)
+    leave(state, fence=9)
+
+    def lost() -> bool:
+        try:
+            lease.check()
+        except LeaseLost:
+            return True
+        return False
+
+    until(lost)
+    lease.release()
+    found = state.read(NAME)
+    assert found is not None
+    holder = decode(found.data)
+    assert holder is not None
+    assert (holder.fence, holder.expires > time.time()) == (9, True)
+
+
+def test_a_damaged_lease_counts_as_none(state: LocalState) -> None:
+    """Half a file from a dying disk does not lock everybody out."""
+    state.overwrite(NAME, b'{"id": "x", "fen')
+    with hold(state, NAME, "ingest") as lease:
+        assert lease.fence == 1

@@ -1,0 +1,224 @@
+"""Experiment files: what is accepted, and the exact words about what is not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+from pydantic import BaseModel
+
+from ragctl.config import Experiment
+from ragctl.errors import ConfigError
+from ragctl.loading import PATHS, load, masked
+
+Write = Callable[..., Path]
+
+MINIMAL = """\
+name: x
+sources: [{kind: local, name: docs, path: docs}]
+"""
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    def write(text: str, name: str = "experiment.yaml") -> Path:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    return write
+
+
+def message(path: Path, *overrides: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load(path, overrides)
+    assert caught.value.exit_status == 2
+    return caught.value.message
+
+
+def test_relative_paths_are_meant_from_the_file(write: Write, tmp_path: Path) -> None:
+    """The same file means the same places from wherever ragctl is started."""
+    experiment = load(write(MINIMAL, "deep/x.yaml"))
+    source = experiment.sources[0]
+    assert source.kind == "local"
+    assert source.path == tmp_path / "deep" / "docs"
+
+
+def test_paths_of_the_extended_file_are_meant_from_that_file(write: Write, tmp_path: Path) -> None:
+    """A base file in another folder keeps naming what lies beside it."""
+    write(MINIMAL + "runs: here\n", "base/base.yaml")
+    experiment = load(write("extends: base/base.yaml\nname: y\nstate: there\n", "top.yaml"))
+    assert (experiment.name, experiment.runs, experiment.state) == (
+        "y",
+        tmp_path / "base" / "here",
+        str(tmp_path / "there"),
+    )
+
+
+def test_every_path_setting_is_resolved() -> None:
+    """A new setting that holds a path cannot be forgotten in the table of paths."""
+    found = {tuple("*" if step == "*" else step for step in where) for where in _path_fields(Experiment)}
+    assert found <= set(PATHS)
+
+
+def _path_fields(model: type[BaseModel]) -> Iterator[tuple[str, ...]]:
+    for name, field in model.model_fields.items():
+        for where in _paths_in(field.annotation):
+            yield (name, *where)
+
+
+def _paths_in(annotation: Any) -> Iterator[tuple[str, ...]]:
+    if annotation is Path:
+        yield ()
+    elif isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield from _path_fields(annotation)
+    else:
+        many = getattr(annotation, "__origin__", None) is tuple
+        for argument in get_args(annotation):
+            for where in _paths_in(argument):
+                yield ("*", *where) if many else where
+
+
+def test_all_faults_come_at_once_with_their_paths(write: Write) -> None:
+    """One round of mending is enough."""
+    path = write(
+        """\
+name: x
+sources:
+  - {kind: local, name: a, path: p, metdata: 1}
+  - {kind: loca, name: b}
+  - {name: c}
+store: {kind: s3vectors, indx: 3}
+chunking: {overlap: 600, size: 512}
+retrieval: {top_k: 0}
+"""
+    )
+    assert message(path) == (
+        f"{path} is not a valid experiment\n"
+        "  sources.0.metdata: unknown key; did you mean metadata?\n"
+        "  sources.1.kind: unknown kind 'loca'; known: local, s3\n"
+        "  sources.2.kind: required\n"
+        "  chunking: overlap (600) must be smaller than size (512)\n"
+        "  store.bucket: required\n"
+        "  store.indx: unknown key; did you mean index?\n"
+        "  retrieval.top_k: must be greater than or equal to 1"
+    )
+
+
+def test_broken_yaml_names_line_and_column(write: Write) -> None:
+    """A syntax error says where it is."""
+    path = write("name: x\nsources: [\n  {kind: local\n")
+    assert message(path).startswith(f"{path} line 4, column 1: not valid YAML: ")
+
+
+def test_a_key_given_twice_is_refused(write: Write) -> None:
+    """The plain loader would silently keep the last."""
+    path = write(MINIMAL + "runs: a\nruns: b\n")
+    assert message(path) == f"{path} line 4, column 1: not valid YAML: key 'runs' is given twice"
+
+
+@pytest.mark.parametrize(("text", "kind"), [("", "empty"), ("- a\n", "a list"), ("words\n", "a text")])
+def test_a_file_that_is_no_mapping(write: Write, text: str, kind: str) -> None:
+    """What is not an experiment at all is said plainly."""
+    path = write(text)
+    assert message(path) == f"{path}: an experiment is a mapping of sections, this is {kind}"
+
+
+def test_a_missing_file(tmp_path: Path) -> None:
+    """The path is named."""
+    assert message(tmp_path / "no.yaml") == f"{tmp_path / 'no.yaml'}: no such file"
+
+
+def test_environment_variables(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    """${NAME} and ${NAME:-default} are filled in; $$ is a dollar sign."""
+    monkeypatch.setenv("DOCS", "/srv/docs")
+    text = 'name: x\nsources: [{kind: local, name: docs, path: "${DOCS}", metadata: {a: "${NO:-b}", c: "$$1"}}]\n'
+    source = load(write(text)).sources[0]
+    assert source.kind == "local"
+    assert (source.path, source.metadata) == (Path("/srv/docs"), {"a": "b", "c": "$1"})
+
+
+def test_an_unset_variable_is_a_fault_with_its_path(write: Write) -> None:
+    """An empty text in its place would be a wrong setting."""
+    path = write(MINIMAL + 'runs: "${NOWHERE}"\n')
+    assert message(path).endswith(
+        "  runs: the environment variable NOWHERE is not set; set it, or give a default: ${NOWHERE:-default}"
+    )
+
+
+def test_extends_merges_and_another_kind_replaces(write: Write) -> None:
+    """Settings of the old kind do not leak into a section of another kind."""
+    write(
+        MINIMAL
+        + "chunking: {kind: recursive, size: 100, overlap: 10}\nembedding: {kind: hashing, dimension: 64}\n",
+        "base.yaml",
+    )
+    experiment = load(
+        write(
+            "extends: base.yaml\nchunking: {size: 50}\n"
+            "embedding: {kind: openai, base_url: 'http://127.0.0.1/v1', model: m}\n"
+        )
+    )
+    assert (experiment.chunking.size, experiment.chunking.overlap) == (50, 10)
+    assert experiment.embedding.kind == "openai"
+
+
+def test_a_circle_of_extends_is_named(write: Write) -> None:
+    """It ends, and says by which way."""
+    write("extends: b.yaml\n", "a.yaml")
+    path = write("extends: a.yaml\n", "b.yaml")
+    assert "extends itself, by way of b.yaml -> a.yaml -> b.yaml" in message(path)
+
+
+def test_set_overrides_single_settings(write: Write, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Values are YAML, lists are reached by number, and relative paths are meant from the shell's folder."""
+    path = write(MINIMAL, "deep/x.yaml")
+    monkeypatch.chdir(tmp_path)
+    experiment = load(
+        path, ["retrieval.top_k=3", "sources.0.name=other", "runs=out", "store.metric=euclidean"]
+    )
+    assert (experiment.retrieval.top_k, experiment.sources[0].name) == (3, "other")
+    assert (experiment.runs, experiment.store.metric) == (tmp_path / "out", "euclidean")
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("retrieval.top_k", "--set retrieval.top_k: write section.key=value"),
+        ("sources.7.name=a", "--set sources.7.name=a: there is no sources.7"),
+        ("retrieval.topk=3", "retrieval.topk: unknown key; did you mean top_k?"),
+        ("name.a=3", "--set name.a=3: name is not a section"),
+    ],
+)
+def test_set_faults(write: Write, override: str, words: str) -> None:
+    """A mistyped override is never ignored."""
+    assert words in message(write(MINIMAL), override)
+
+
+def test_secrets_are_masked(write: Write) -> None:
+    """Neither a key nor a password in a URL is shown."""
+    path = write(
+        MINIMAL
+        + "parsing: {pdf_passwords: [hunter2]}\n"
+        + "embedding: {kind: openai, base_url: 'http://me:s3cret@127.0.0.1/v1', model: m, api_key: sk-123}\n"
+    )
+    shown = str(masked(load(path)))
+    assert "hunter2" not in shown
+    assert "s3cret" not in shown
+    assert "sk-123" not in shown
+    assert "http://me:**********@127.0.0.1/v1" in shown
+
+
+def test_reserved_metadata_keys_are_refused(write: Write) -> None:
+    """A document's own "text" would overwrite the chunk's."""
+    path = write("name: x\nsources: [{kind: local, name: d, path: p, metadata: {text: a}}]\n")
+    assert "sources.0.metadata: text: ragctl writes this key itself, use another name" in message(path)
+
+
+def test_two_sources_of_one_name_are_refused(write: Write) -> None:
+    """Their documents would come under the same ids."""
+    path = write("name: x\nsources: [{kind: local, name: d, path: p}, {kind: local, name: d, path: q}]\n")
+    assert "sources: name used twice: d" in message(path)

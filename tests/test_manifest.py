@@ -1,0 +1,187 @@
+"""The ledger and the plan: what is indexed is never forgotten, what is gone is known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ragctl.errors import LeaseLost, StateError
+from ragctl.manifest import DocumentRow, Failure, FileRow, Ledger, Listing, plan
+from ragctl.records import SourceFile
+
+SETTINGS = {"docs": "f1"}
+
+
+def file(name: str, *, size: int = 1, stamp: str = "s") -> SourceFile:
+    return SourceFile(f"docs/{name}", f"/x/{name}", size, stamp, "docs")
+
+
+def row(name: str, *, size: int = 1, stamp: str = "s", fingerprint: str = "f1", done: bool = True) -> FileRow:
+    return FileRow(f"docs/{name}", size, stamp, "h", fingerprint, 1, done)
+
+
+def document(name: str, *keys: str) -> DocumentRow:
+    return DocumentRow(f"docs/{name}", f"docs/{name}", "h", "f1", keys)
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Ledger:
+    return Ledger(tmp_path / "ledger.sqlite", fence=1)
+
+
+# --- plan ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("recorded", "wanted", "action"),
+    [
+        (None, file("a"), "add"),
+        (row("a"), None, "delete"),
+        (row("a"), file("a"), "keep"),
+        (row("a"), file("a", size=2), "check"),
+        (row("a"), file("a", stamp="t"), "check"),
+        (row("a", fingerprint="f0"), file("a"), "check"),
+        (row("a", done=False), file("a"), "check"),
+    ],
+)
+def test_each_difference_has_its_step(
+    recorded: FileRow | None, wanted: SourceFile | None, action: str
+) -> None:
+    """A file is kept only when size, stamp and settings are the same and nothing of it is missing."""
+    steps = list(plan([recorded] if recorded else [], [wanted] if wanted else [], SETTINGS))
+    assert [(step.action, step.id) for step in steps] == [(action, "docs/a")]
+
+
+def test_checksum_looks_into_every_file() -> None:
+    """An edit that keeps size and time is found on request."""
+    assert [step.action for step in plan([row("a")], [file("a")], SETTINGS, checksum=True)] == ["check"]
+
+
+names = st.lists(st.text("abc/", min_size=1, max_size=4), unique=True)
+
+
+@given(names, names)
+def test_a_plan_names_every_file_once(recorded: list[str], wanted: list[str]) -> None:
+    """Whatever was recorded and is listed, each id gets exactly the step that set arithmetic gives it."""
+    rows = sorted((row(name) for name in recorded), key=lambda r: r.id)
+    files = sorted((file(name) for name in wanted), key=lambda f: f.id)
+    steps = {step.id: step.action for step in plan(rows, files, SETTINGS)}
+    old, new = {r.id for r in rows}, {f.id for f in files}
+    assert steps == {
+        **dict.fromkeys(old - new, "delete"),
+        **dict.fromkeys(new - old, "add"),
+        **dict.fromkeys(new & old, "keep"),
+    }
+
+
+@given(names)
+def test_a_listing_gives_its_files_back_in_order(listed: list[str]) -> None:
+    """Order and metadata survive the temporary database."""
+    listing = Listing()
+    files = [SourceFile(f"docs/{n}", n, len(n), "s", "docs", {"n": len(n), "t": [n]}) for n in listed]
+    listing.add(files)
+    assert list(listing) == sorted(files, key=lambda f: f.id.encode())
+    listing.close()
+
+
+# --- ledger ----------------------------------------------------------------------------------------------
+
+
+def test_what_is_settled_is_read_back(ledger: Ledger) -> None:
+    """Rows survive saving."""
+    ledger.settle([document("a", "k1", "k2")], [row("a")], [])
+    found = ledger.document("docs/a")
+    assert found is not None
+    assert (found.keys, found.done, found.content_hash) == (("k1", "k2"), True, "h")
+    assert [(f.id, f.done) for f in ledger.files()] == [("docs/a", True)]
+    assert ledger.counts() == (1, 2)
+
+
+def test_keys_are_loose_from_declaration_to_settlement(ledger: Ledger) -> None:
+    """Whenever a run dies, the keys that it put and no document has are known."""
+    ledger.declare(["docs/a"], ["k1", "k2"])
+    assert sorted(ledger.loose(-1)) == ["k1", "k2"]
+    assert ledger.settle([document("a", "k1", "k2")], [], []) == []
+    assert ledger.loose(-1) == []
+
+
+def test_replaced_keys_become_loose_until_they_are_deleted(ledger: Ledger) -> None:
+    """Old vectors are deleted after the new ones are saved, and never forgotten in between."""
+    ledger.settle([document("a", "k1", "k2")], [], [])
+    assert ledger.settle([document("a", "k2", "k3")], [], []) == ["k1"]
+    assert ledger.loose(-1) == ["k1"]
+    ledger.deleted(["k1"])
+    assert ledger.loose(-1) == []
+
+
+def test_a_forgotten_document_leaves_its_keys_loose(ledger: Ledger) -> None:
+    """A vanished file's chunks are deleted even when the run dies before it gets there."""
+    ledger.settle([document("a", "k1")], [row("a")], [])
+    assert ledger.forget(["docs/a"], ["docs/a"]) == ["k1"]
+    assert (ledger.counts(), list(ledger.files()), ledger.loose(-1)) == ((0, 0), [], ["k1"])
+
+
+def test_a_document_being_rewritten_is_looked_at_again(ledger: Ledger) -> None:
+    """A run that dies between put and save leaves a document that is not taken for done."""
+    ledger.settle([document("a", "k1")], [row("a")], [])
+    ledger.declare(["docs/a"], ["k2"])
+    found = ledger.document("docs/a")
+    assert found is not None
+    assert not found.done
+
+
+def test_failures_count_their_attempts_and_go_with_success(ledger: Ledger) -> None:
+    """A document that gets in is no longer a failure."""
+    failure = Failure("docs/a", "docs/a", "parse", "is encrypted")
+    ledger.settle([], [], [failure])
+    ledger.settle([], [], [failure])
+    assert [(f.document, f.attempts) for f in ledger.failures()] == [("docs/a", 2)]
+    ledger.settle([document("a", "k1")], [row("a")], [])
+    assert ledger.failures() == []
+
+
+def test_an_older_fence_cannot_write(tmp_path: Path) -> None:
+    """A holder that was paused past its lease finds the door shut when it wakes."""
+    path = tmp_path / "ledger.sqlite"
+    old = Ledger(path, fence=1)
+    new = Ledger(path, fence=2)
+    new.settle([document("a", "k1")], [], [])
+    with pytest.raises(LeaseLost) as caught:
+        old.settle([document("a", "k9")], [], [])
+    assert caught.value.message == "another run took over this index while this one was paused"
+    found = new.document("docs/a")
+    assert found is not None
+    assert found.keys == ("k1",)
+    with pytest.raises(LeaseLost):
+        Ledger(path, fence=1)
+
+
+def test_a_damaged_ledger_says_how_to_rebuild_it(tmp_path: Path) -> None:
+    """Rubbish in the file is an error with the way out, not an empty ledger."""
+    path = tmp_path / "ledger.sqlite"
+    path.write_bytes(b"rubbish " * 200)
+    with pytest.raises(StateError) as caught:
+        Ledger(path, fence=1)
+    assert caught.value.message == f"{path}: the ledger is damaged: file is not a database"
+    assert caught.value.hint == "rebuild it from the index: ragctl ledger rebuild CONFIG"
+
+
+def test_a_full_disk_is_an_error_and_loses_nothing(ledger: Ledger) -> None:
+    """What was saved before stays; the failing save leaves no half."""
+    ledger.settle([document("a", "k1")], [], [])
+    pages = ledger._db.execute("PRAGMA page_count").fetchone()[0]
+    ledger._db.execute(f"PRAGMA max_page_count = {pages}")
+    with pytest.raises(StateError, match="the ledger cannot be read or written: database or disk is full"):
+        ledger.settle([document(f"b{i}", "k" * 500) for i in range(500)], [], [])
+    assert ledger.counts() == (1, 1)
+
+
+def test_a_ledger_of_another_version_is_refused(tmp_path: Path, ledger: Ledger) -> None:
+    """An older ragctl does not misread what a newer one wrote."""
+    ledger.set_meta(schema="99")
+    ledger.close()
+    with pytest.raises(StateError, match="a ledger of version 99, this ragctl knows version 1"):
+        Ledger(ledger.path)
