@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
 Prefix = Annotated[str, Field(max_length=2_000)]
 
@@ -209,3 +209,70 @@ Generation = Annotated[
     ExtractiveGeneration | OpenAIGeneration | SageMakerGeneration | BedrockGeneration,
     Field(discriminator="kind"),
 ]
+
+# --- deployment ------------------------------------------------------------------------------------------
+
+Duration = Annotated[str, Field(pattern=r"^[1-9][0-9]*[smhd]$", examples=["90s", "30m", "8h", "2d"])]
+InstanceType = Annotated[str, Field(pattern=r"^ml\.[a-z0-9-]+\.[a-z0-9-]+$")]
+
+
+class Vpc(Section):
+    """Where the containers of the models run."""
+
+    subnets: tuple[str, ...] = Field(min_length=1, max_length=16)
+    security_groups: tuple[str, ...] = Field(min_length=1, max_length=5)
+
+
+class Autoscaling(Section):
+    """Bounds of a model's instances; `min: 0` runs it as an inference component, which may scale to nothing."""
+
+    min: int = Field(1, ge=0)
+    max: int = Field(ge=1)
+    target_invocations: float = Field(
+        gt=0, description="Calls a minute that one instance (with min 0: one copy) is to get."
+    )
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.min > self.max:
+            raise ValueError(f"min ({self.min}) must not be greater than max ({self.max})")
+        return self
+
+
+class ModelDeployment(Section):
+    """How one model is deployed; what is left open is what JumpStart says of the model."""
+
+    instance_type: InstanceType | None = None
+    instance_count: int = Field(1, ge=1)
+    env: dict[str, str] = Field(
+        default_factory=dict,
+        max_length=100,
+        description="Environment of the container; wins over the model's own.",
+    )
+    inference_config: str | None = Field(
+        None, description="One of the configurations that JumpStart offers for the model; default: its first."
+    )
+    inference_ami: str | None = Field(None, description="For example al2-ami-sagemaker-inference-gpu-3-1")
+    accept_eula: bool = Field(False, description="True: you have read the model's license and accept it.")
+    autoscaling: Autoscaling | None = None
+    take_over: bool = Field(
+        False,
+        description="An endpoint that is named and was made by somebody else is ours now: teardown removes it.",
+    )
+
+
+class Deployment(Section):
+    """What deploy-models makes for the sections of kind sagemaker that name a `model`."""
+
+    role_arn: str | None = Field(None, description="Execution role of the models; needed to deploy.")
+    expires_after: Duration | None = Field(
+        None, description="For example 8h: commands warn after that, and teardown --expired removes."
+    )
+    timeout: Duration = Field("60m", description="How long an endpoint may take to be in service.")
+    vpc: Vpc | None = None
+    kms_key: str | None = Field(None, description="KMS key of the instances' storage.")
+    network_isolation: bool | None = Field(None, description="Default: as JumpStart says of the model.")
+    hub: str | None = Field(None, description="Name of a private hub that offers the models.")
+    embedding: ModelDeployment = ModelDeployment()
+    generation: ModelDeployment = ModelDeployment()
+    reranking: ModelDeployment = ModelDeployment()

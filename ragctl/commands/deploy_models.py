@@ -14,7 +14,7 @@ def command(
     verbose: Verbose = False,
     log_json: LogJson = False,
 ) -> None:
-    """Deploy the experiment's SageMaker models, or check that those that are there are right.
+    r"""Deploy the experiment's SageMaker models, or check that those that are there are right.
 
     \b
     Example:

@@ -55,7 +55,7 @@ def command(
     """
     output = setup(json_output=json_output, quiet=quiet, verbose=verbose, log_json=log_json)
     experiment = load(config, overrides)
-    from ragctl.commands.durations import seconds
+    from ragctl.durations import seconds
     from ragctl.ingest import IngestOptions
 
     options = IngestOptions(dry_run, max_delete, checksum, only_failed, seconds(wait, "--wait"))
