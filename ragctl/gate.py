@@ -35,7 +35,7 @@ class Rule:
     confident: bool  # the interval decides, not the value
 
     def __str__(self) -> str:
-        return f"{self.operator} {self.bar:g}{' at 95%' if self.confident else ''}"
+        return f"{self.operator} {self.bar:.12g}{' at 95%' if self.confident else ''}"
 
     def met_by(self, value: float) -> bool:
         return _OPERATORS[self.operator](value, self.bar)
