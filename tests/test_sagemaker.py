@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from moto import mock_aws
+from moto.sagemakerruntime.models import sagemakerruntime_backends
 
 from ragctl.adapters import sagemaker
 from ragctl.adapters.aws import ATTEMPTS
@@ -219,6 +221,16 @@ def test_missing_endpoint_and_component(start: Start, runtime_of: Callable[..., 
         SageMakerEmbedder(runtime, endpoint="e", family="tei").embed(["a"], "query")
     found = SageMakerEmbedder(runtime, endpoint="e", family="tei", inference_component="c")
     assert found.embed(["a"], "query").vectors.shape == (1, 384)
+
+
+def test_moto_is_read_as_well() -> None:
+    """A second opinion on the wire: a result registered with moto comes back through the adapter."""
+    with mock_aws():
+        backend = sagemakerruntime_backends["123456789012"]["eu-west-1"]
+        backend.results_queue.append(("[[0.5, 1.5]]", "application/json", "AllTraffic", ""))
+        config = embedding(endpoint="e", family="tei", dimension=2)
+        vectors = SageMakerEmbedder.from_config(config).embed(["a"], "query").vectors
+    assert vectors.tolist() == [[0.5, 1.5]]
 
 
 # --- a busy model ----------------------------------------------------------------------------------------

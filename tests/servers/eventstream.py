@@ -22,7 +22,8 @@ def message(headers: Mapping[str, str], payload: bytes) -> bytes:
 
 
 def _header(name: str, value: str) -> bytes:
-    return struct.pack(f"!B{len(name)}sBH", len(name), name.encode(), _STRING, len(value)) + value.encode()
+    raw = value.encode()
+    return struct.pack(f"!B{len(name)}sBH", len(name), name.encode(), _STRING, len(raw)) + raw
 
 
 def event(service: str, operation: str, name: str, value: Mapping[str, Any]) -> bytes:
