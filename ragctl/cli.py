@@ -19,6 +19,7 @@ from ragctl.commands import (
     ledger,
     query,
     teardown,
+    verify,
 )
 from ragctl.errors import RagctlError
 
@@ -37,6 +38,7 @@ app.command("query")(query.command)
 app.command("eval")(evaluate.command)
 app.command("deploy-models")(deploy_models.command)
 app.command("teardown")(teardown.command)
+app.command("verify")(verify.command)
 app.command("failures")(failures.command)
 app.add_typer(ledger.app, name="ledger")
 app.add_typer(config.app, name="config")

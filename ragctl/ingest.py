@@ -14,10 +14,12 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from ragctl import fingerprints, indexes
-from ragctl.errors import Refused, StateError
+from ragctl.errors import Refused
 from ragctl.lease import hold
 from ragctl.manifest import Failure, Ledger, Listing, Step, plan
 from ragctl.pipeline import Counts, KnownTexts, Pipeline, Services, Todo, delete_keys
+from ragctl.remote_ledger import RemoteLedger
+from ragctl.state import LocalState
 from ragctl.worker import Task
 
 if TYPE_CHECKING:
@@ -191,7 +193,7 @@ class _Run:
         counts = self._progress.counts
         counts.seen = counts.unchanged = work.planned.keep_documents
         self._progress.files = work.planned.add + work.planned.check
-        counts.removed += delete_keys(s, list(_drain(s.ledger)))  # of a run that was killed
+        self._clean()  # what a run that was killed left behind
         known = KnownTexts(key for row in work.vanished() for key in row.keys)
         pipeline = self._progress.pipeline = Pipeline(s, counts, known, self._progress.stopping)
         if self._progress.files:
@@ -199,7 +201,7 @@ class _Run:
         interrupted = self._progress.stopping.is_set()
         if not interrupted:
             self._prune(work, pipeline.vanished)
-            counts.removed += delete_keys(s, list(_drain(s.ledger)))
+        self._clean()
         if counts.written or counts.removed:
             s.store.finish()
         self._note_chunking(pipeline.seconds["chunk"])
@@ -257,8 +259,14 @@ class _Run:
             return
         _refuse_mass_delete(self._experiment, len(gone), s.ledger.counts()[0], self._options)
         self._progress.counts.deleted += len(gone)
-        keys = s.ledger.forget(gone, work.vanished_files())
-        self._progress.counts.removed += delete_keys(s, keys)
+        s.ledger.forget(gone, work.vanished_files())
+
+    def _clean(self) -> None:
+        """Delete every loose key from the store: nothing is in flight, so no document is about to claim one."""
+        loose = self._s.ledger.loose(-1)
+        if loose:
+            self._s.ledger.publish(force=True)
+            self._progress.counts.removed += delete_keys(self._s, loose)
 
 
 class Work:
@@ -307,7 +315,7 @@ class Work:
                 row = reader.file(file_id)
                 documents = list(reader.documents(file_id))
                 same = row is not None and row.done and row.fingerprint == self._fingerprints[file.source]
-                keys = frozenset(key for document in documents for key in document.keys)
+                keys = frozenset(key for document in documents if document.done for key in document.keys)
                 yield Todo(Task(file, row.content_hash if row and same else None, keys), row)
         finally:
             reader.close()
@@ -371,11 +379,6 @@ def _refuse_mass_delete(experiment: Experiment, deleted: int, total: int, option
         )
 
 
-def _drain(ledger: Ledger) -> Iterator[str]:
-    """Every loose key; nothing is in flight when this is asked."""
-    yield from ledger.loose(-1)
-
-
 def _dry_run(experiment: Experiment, ledger: Ledger, options: IngestOptions, start: float) -> IngestResult:
     listing = list_sources(experiment)
     work = Work(ledger, listing, fingerprints.of_sources(experiment), options)
@@ -399,15 +402,20 @@ def _dry_run(experiment: Experiment, ledger: Ledger, options: IngestOptions, sta
 @contextmanager
 def writing_ledger(state: State, index: str, lease: Lease) -> Iterator[Ledger]:
     """The index's ledger, to be written under our lease."""
-    from ragctl.state import LocalState
-
-    if not isinstance(state, LocalState):
-        raise StateError(f"{state.place}: a ledger cannot be kept there yet")
-    ledger = Ledger(state.path(ledger_name(index)), fence=lease.fence)
-    try:
-        yield ledger
-    finally:
-        ledger.close()
+    name = ledger_name(index)
+    with tempfile.TemporaryDirectory() as folder:
+        ledger = (
+            Ledger(state.path(name), fence=lease.fence)
+            if isinstance(state, LocalState)
+            else RemoteLedger(state, name, Path(folder) / "ledger.sqlite", fence=lease.fence)
+        )
+        try:
+            yield ledger
+        finally:
+            try:
+                ledger.publish(force=True)
+            finally:
+                ledger.close()
 
 
 @contextmanager

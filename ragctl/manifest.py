@@ -276,6 +276,10 @@ class Ledger:
         with self._transaction():
             self._db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", facts.items())
 
+    def publish(self, *, force: bool = False) -> bool:  # noqa: ARG002  a remote ledger's
+        """Whether everything that was saved is where the next run will look; a local file always is."""
+        return True
+
     def declare(self, documents: Iterable[str], keys: Iterable[str]) -> None:
         """Before a put: these documents are being rewritten, and these keys are new to the store."""
         with self._transaction():

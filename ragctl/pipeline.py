@@ -25,7 +25,19 @@ from typing import TYPE_CHECKING, Any
 from ragctl.embedding import EmbedQueue, Wanted
 from ragctl.errors import RagctlError, RecordRefused
 from ragctl.manifest import DocumentRow, Failure, FileRow
-from ragctl.records import DOCUMENT, END, PAGE, START, TEXT, Chunk, Metadata, SourceFile, Vector, VectorRecord
+from ragctl.records import (
+    DOCUMENT,
+    END,
+    PAGE,
+    START,
+    TEXT,
+    Chunk,
+    Metadata,
+    MetadataValue,
+    SourceFile,
+    Vector,
+    VectorRecord,
+)
 from ragctl.worker import Cut, Failed, Finished, Item, Same, Task
 from ragctl.workers import Workers
 
@@ -162,6 +174,7 @@ class Pipeline:
         self._settled: list[DocumentRow] = []
         self._settled_files: list[FileRow] = []
         self._settled_failures: list[Failure] = []
+        self._gone: list[str] = []  # keys to delete once the ledger that no longer has them is published
         self._saved = monotonic()
         self._parsing = True
         self._error: BaseException | None = None
@@ -476,15 +489,7 @@ class Pipeline:
         self._records_bytes += self._s.store.encoded_size(record)
 
     def _metadata(self, document: _Open, chunk: Chunk) -> Metadata:
-        place: dict[str, Any] = {
-            DOCUMENT: document.cut.document,
-            START: chunk.start,
-            END: chunk.end,
-            TEXT: chunk.text,
-        }
-        if chunk.page is not None:
-            place[PAGE] = chunk.page
-        return {**document.cut.metadata, **place}
+        return metadata_of(self._s.experiment, document.cut, chunk)
 
     # --- put ---------------------------------------------------------------------------------------------
 
@@ -615,9 +620,25 @@ class Pipeline:
         self._saved = monotonic()
         if not (self._settled or self._settled_files or self._settled_failures):
             return
-        gone = self._s.ledger.settle(self._settled, self._settled_files, self._settled_failures)
+        self._gone += self._s.ledger.settle(self._settled, self._settled_files, self._settled_failures)
         self._settled, self._settled_files, self._settled_failures = [], [], []
-        self.counts.removed += delete_keys(self._s, gone)
+        if self._s.ledger.publish():
+            gone, self._gone = self._gone, []
+            self.counts.removed += delete_keys(self._s, gone)
+
+
+def metadata_of(experiment: Experiment, cut: Cut, chunk: Chunk) -> dict[str, MetadataValue]:
+    """What stands beside a chunk's vector: the document's metadata, where the chunk is from, and its text."""
+    metadata = dict(cut.metadata)
+    tenancy = experiment.tenancy
+    if tenancy is not None and tenancy.key in metadata:
+        metadata[tenancy.key] = str(
+            metadata[tenancy.key]
+        )  # 42 from a path and "42" from a caller are one tenant
+    metadata |= {DOCUMENT: cut.document, START: chunk.start, END: chunk.end, TEXT: chunk.text}
+    if chunk.page is not None:
+        metadata[PAGE] = chunk.page
+    return metadata
 
 
 def delete_keys(services: Services, keys: list[str]) -> int:

@@ -154,11 +154,11 @@ def _limit_memory(megabytes: int) -> None:
 class Workshop:
     """The tools of a worker, opened once: sources, parser, chunker, and the embedder if it is CPU work."""
 
-    def __init__(self, experiment: Experiment) -> None:
+    def __init__(self, experiment: Experiment, *, embeds: bool = True) -> None:
         self._experiment = experiment
         self._sources: dict[str, Source] = {}
         self._sections = {section.name: section for section in experiment.sources}
-        self._embedder = _cpu_embedder(experiment)
+        self._embedder = _cpu_embedder(experiment) if embeds else None
 
     def work(self, task: Task) -> Iterator[Item]:
         """Everything that one file gives. Never raises for what is in the file."""

@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ragctl.commands.options import Config, Json, LogJson, Quiet, Set, Verbose, load, setup
+
+if TYPE_CHECKING:
+    from ragctl.verify import Drift
+
+KEYS_SHOWN = 5
+
+
+def command(
+    config: Config,
+    overrides: Set = None,
+    *,
+    sample: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Documents to look into (200).", show_default=False)
+    ] = None,
+    full: Annotated[bool, typer.Option("--full", help="Look into every document.")] = False,
+    repair: Annotated[bool, typer.Option("--repair", help="Put right exactly what is off.")] = False,
+    json_output: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    log_json: LogJson = False,
+) -> None:
+    r"""Hold source, ledger and index against one another.
+
+    \b
+    Exit status:
+      0 all agree, 3 something is off (after --repair: still off)
+    \b
+    Examples:
+      ragctl verify configs/samples.yaml
+      ragctl verify configs/samples.yaml --full --repair
+    """
+    output = setup(json_output=json_output, quiet=quiet, verbose=verbose, log_json=log_json)
+    experiment = load(config, overrides)
+    from ragctl.errors import ConfigError, PartialFailure
+    from ragctl.ingest import IngestOptions, Progress, ingest
+    from ragctl.state import open_state
+    from ragctl.verify import SAMPLE, verify
+    from ragctl.verify import repair as repair_drift
+
+    if full and sample is not None:
+        raise ConfigError("--full and --sample exclude one another")
+    state = open_state(experiment)
+    depth = None if full else sample or SAMPLE
+    drift = verify(experiment, state, sample=depth)
+    if repair and not drift.is_clean and not drift.index:
+        repair_drift(experiment, state, drift)
+        ingest(experiment, state, IngestOptions(), Progress())
+        drift = verify(experiment, state, sample=depth)
+    output.result(drift.to_json(), lambda: _show(drift))
+    if not drift.is_clean:
+        raise PartialFailure("source, ledger and index do not agree", hint="ragctl verify CONFIG --repair")
+
+
+def _show(drift: Drift) -> None:
+    typer.echo(
+        f"{drift.documents:,} documents in {drift.chunks:,} chunks, {drift.looked_at:,} documents looked into"
+    )
+    for name, items in (
+        ("missing from the index", drift.missing),
+        ("orphaned in the index", drift.orphaned),
+        ("changed since the last ingest", drift.stale),
+        ("with wrong text or metadata", drift.wrong_metadata),
+        ("with a vector of another embedder", drift.wrong_vector),
+        ("failed and not in the index", drift.failed),
+        ("settings", drift.index),
+    ):
+        if items:
+            shown = ", ".join(items[:KEYS_SHOWN]) + (" ..." if len(items) > KEYS_SHOWN else "")
+            typer.echo(f"  {name}: {len(items):,}: {shown}")
+    if drift.is_clean:
+        typer.echo("source, ledger and index agree")
