@@ -192,13 +192,11 @@ def _tidy(pages: Sequence[str]) -> list[str]:
 
 def _words(texts: Sequence[str]) -> set[str]:
     """The words and hyphenated compounds of a document, in lower case, without those cut by a line's end."""
-    words = set()
+    found: set[str] = set()
     for text in texts:
-        for word in _WORD.findall(text.lower()):
-            if not _HYPHEN.search(word):
-                words.add(word.strip("-"))
-                words.update(word.split("-"))
-    return words
+        found.update(_WORD.findall(text.lower()))
+    whole = {word for word in found if not _HYPHEN.search(word)}
+    return whole.union(*(word.split("-") for word in whole if "-" in word))
 
 
 def _joined(text: str, words: set[str]) -> str:

@@ -123,7 +123,7 @@ def incomplete(name: str, path: str | Path, error: Exception) -> Refused:
 
 def too_large(file: SourceFile, max_bytes: int) -> DocumentError:
     return DocumentError(
-        f"{file.id} is larger than {max_bytes / 1024 / 1024:g} MB",
+        f"{file.id} is larger than {max_bytes / 1024 / 1024:.3g} MB",
         hint="raise parsing.max_file_mb, or exclude the file",
     )
 
