@@ -1,0 +1,73 @@
+"""Running ragctl as its users do: a process, with its exit status and both of its outputs."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended."""
+
+    status: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+def ragctl(
+    *arguments: object,
+    stdin: str | None = None,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+) -> Ended:
+    """Run `ragctl ARGUMENTS` to its end."""
+    done = subprocess.run(
+        [sys.executable, "-m", "ragctl", *map(str, arguments)],
+        input=stdin if stdin is not None else "",
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=cwd,
+        env={**os.environ, **(env or {})},
+        check=False,
+    )
+    return Ended(done.returncode, done.stdout, done.stderr)
+
+
+def experiment(folder: Path, **sections: object) -> Path:
+    """An experiment file in `folder` over `folder/docs`, with everything that it makes below `folder`."""
+    tree: dict[str, object] = {
+        "name": "test",
+        "sources": [{"kind": "local", "name": "docs", "path": "docs"}],
+        "chunking": {"size": 200},
+        "embedding": {"kind": "hashing", "dimension": 256},
+        "store": {"kind": "local", "path": "store", "index": "test"},
+        "state": "state",
+        "runs": "runs",
+    }
+    tree |= sections
+    path = folder / "experiment.yaml"
+    path.write_text(yaml.safe_dump(tree, sort_keys=False), encoding="utf-8")
+    return path
+
+
+def write_docs(folder: Path, texts: Mapping[str, str]) -> Path:
+    """Files below `folder/docs`."""
+    for name, text in texts.items():
+        path = folder / "docs" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    return folder / "docs"

@@ -1,0 +1,84 @@
+"""The command line: start-up, help, usage errors and the endings that main() prints."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ragctl import __version__
+from tests.cli import experiment, ragctl
+
+COMMANDS = ["create-index", "ingest", "query", "eval", "teardown", "deploy-models", "failures", "verify"]
+HEAVY = ["boto3", "botocore", "lancedb", "numpy", "pyarrow", "mlflow", "sagemaker", "pydantic", "yaml", "rich", "tqdm",
+         "langchain_text_splitters", "pypdf", "pypdfium2", "lxml", "fastembed", "ir_measures"]  # fmt: skip
+
+
+def test_importing_the_cli_loads_no_sdk() -> None:
+    """`ragctl --help` stays instant."""
+    code = f"import ragctl.cli, sys; print([name for name in {HEAVY} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_version() -> None:
+    """The version is the package's."""
+    ended = ragctl("--version")
+    assert (ended.status, ended.out) == (0, f"ragctl {__version__}\n")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_an_example_in_its_help(command: str) -> None:
+    """Help shows a line that can be copied."""
+    ended = ragctl(command, "--help")
+    assert ended.status == 0
+    assert f"  ragctl {command} " in ended.out
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c != "failures"])
+@pytest.mark.parametrize("option", ["--set", "--json"])
+def test_every_command_takes_the_common_options(command: str, option: str) -> None:
+    """One way to change a setting and one way to get JSON, everywhere."""
+    assert option in ragctl(command, "--help").out
+
+
+def test_a_usage_error_is_exit_2(tmp_path: Path) -> None:
+    """So is an unknown option; stdout stays empty."""
+    ended = ragctl("ingest", experiment(tmp_path), "--no-such-option")
+    assert (ended.status, ended.out) == (2, "")
+    assert "No such option: --no-such-option" in ended.err
+
+
+def test_a_configuration_error_is_exit_2_and_says_what_to_do(tmp_path: Path) -> None:
+    """Message and hint, no traceback."""
+    ended = ragctl("ingest", tmp_path / "no.yaml")
+    assert (ended.status, ended.out) == (2, "")
+    assert ended.err == (
+        f"ragctl: error: {tmp_path / 'no.yaml'}: no such file\n"
+        "  hint: give the path of an experiment file, for example configs/samples.yaml\n"
+    )
+
+
+def test_a_bug_shows_its_traceback_and_exits_1(tmp_path: Path) -> None:
+    """What we need to see is there; local values are not."""
+    code = (
+        "import sys, ragctl.commands.options as options, ragctl.commands.ingest as ingest, ragctl.cli as cli\n"
+        "def broken(*_):\n    secret = 'hunter2'\n    raise RuntimeError('broken')\n"
+        "ingest.load = broken\n"
+        f"sys.argv = ['ragctl', 'ingest', {str(experiment(tmp_path))!r}]\n"
+        "cli.main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "RuntimeError: broken" in done.stderr
+    assert "this is a bug in ragctl" in done.stderr
+    assert "hunter2" not in done.stderr
+
+
+def test_a_reader_that_goes_away_is_no_bug(tmp_path: Path) -> None:
+    """`ragctl ... | head` shows no traceback."""
+    command = f"{sys.executable} -m ragctl config schema | head -1"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert done.stderr == ""
