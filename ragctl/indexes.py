@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -59,6 +60,8 @@ def refuse_other_settings(info: IndexInfo, spec: IndexSpec) -> None:
             ("embedder", info.embedder, spec.embedder),
             ("dimension", info.dimension, spec.dimension),
             ("metric", info.metric, spec.metric),
+            ("non-filterable keys", _listed(info.non_filterable), _listed(spec.non_filterable)),
+            *(_text_settings(info, spec) if spec.text_search else ()),
         )
         if there not in (None, here)
     ]
@@ -67,6 +70,16 @@ def refuse_other_settings(info: IndexInfo, spec: IndexSpec) -> None:
             f"index {info.name} was made with other settings\n  " + "\n  ".join(differences),
             hint="name another index in store.index, or remove this one: ragctl teardown CONFIG --index",
         )
+
+
+def _text_settings(info: IndexInfo, spec: IndexSpec) -> Iterator[tuple[str, str, str]]:
+    yield "text search", "yes" if info.text_search else "no", "yes"
+    if info.text_search:
+        yield "language", info.language or "none", spec.language or "none"
+
+
+def _listed(keys: Iterable[str]) -> str:
+    return ", ".join(sorted(keys)) or "none"
 
 
 def require(store: VectorStore, name: str) -> IndexInfo:

@@ -10,13 +10,13 @@ import math
 from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING, NoReturn
 
-from ragctl.errors import ConfigError, RecordRefused
+from ragctl.errors import ConfigError, InputRefused, RecordRefused
 from ragctl.filters import EXACT_INTEGER
 from ragctl.records import DOCUMENT
 
 if TYPE_CHECKING:
-    from ragctl.adapters.base import IndexSpec
-    from ragctl.records import Metadata, VectorRecord
+    from ragctl.adapters.base import IndexSpec, SearchRequest
+    from ragctl.records import Metadata, Vector, VectorRecord
 
 MAX_DIMENSION = 4_096  # model
 MAX_KEY_BYTES = 1_024  # UTF-8 bytes of a record's key; the model says characters, the service counts bytes
@@ -71,6 +71,21 @@ def check_record(
     _check_metadata(record, non_filterable)
 
 
+def check_query(request: SearchRequest, *, dimension: int, metric: str) -> None:
+    """Raise when no store could answer: ConfigError for top_k or dimension, InputRefused for the vector's values."""
+    if not 1 <= request.top_k <= MAX_TOP_K:
+        raise ConfigError(f"top_k {request.top_k}: a search returns 1 to {MAX_TOP_K:,} hits")
+    if request.vector is None:
+        return
+    if request.vector.shape != (dimension,):
+        raise ConfigError(
+            f"the question's vector has {request.vector.size} numbers, the index takes {dimension}",
+            hint="the index was filled with another embedder",
+        )
+    if fault := _vector_fault(request.vector, metric):
+        raise InputRefused(f"the question's vector {fault}")
+
+
 def _refuse(record: VectorRecord, fault: str, hint: str | None = None) -> NoReturn:
     document = record.metadata.get(DOCUMENT)
     known = document if isinstance(document, str) and _bytes(document) >= 0 else None
@@ -102,18 +117,23 @@ def _check_key(record: VectorRecord) -> None:
 
 
 def _check_vector(record: VectorRecord, dimension: int, metric: str) -> None:
+    if record.vector.shape != (dimension,):
+        _refuse(record, f"the vector has {record.vector.size} numbers, the index takes {dimension}")
+    if fault := _vector_fault(record.vector, metric):
+        _refuse(record, f"the vector {fault}")
+
+
+def _vector_fault(vector: Vector, metric: str) -> str | None:
     import numpy as np
 
-    vector = record.vector
-    if vector.shape != (dimension,):
-        _refuse(record, f"the vector has {vector.size} numbers, the index takes {dimension}")
     with np.errstate(over="ignore", invalid="ignore"):
         square = float(vector @ vector)  # finite only when every number is, and far quicker than asking each
     if not math.isfinite(square) and not np.isfinite(vector).all():
-        _refuse(record, "the vector holds NaN or infinity")
+        return "holds NaN or infinity"
     if metric == "cosine" and not 0 < square < math.inf:
-        fault = "is zero" if square == 0 else "is too long"
-        _refuse(record, f"the vector {fault} in 32-bit numbers, so it has no direction for metric cosine")
+        size = "zero" if square == 0 else "too long"
+        return f"is {size} in 32-bit numbers, so it has no direction for metric cosine"
+    return None
 
 
 # --- metadata --------------------------------------------------------------------------------------------

@@ -1,0 +1,270 @@
+"""The embedded store: LanceDB in a local folder, a table per index, one process writing at a time."""
+
+from __future__ import annotations
+
+import errno
+import json
+import shutil
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import pyarrow as pa
+
+from ragctl import indexes
+from ragctl.adapters import local_rows as rows
+from ragctl.adapters import local_search
+from ragctl.adapters.base import IndexInfo, IndexSpec, StoreLimits
+from ragctl.adapters.lance import import_lancedb
+from ragctl.adapters.local_filters import among
+from ragctl.errors import ConfigError, NotFound, RecordRefused, ServiceError
+from ragctl.filters import refuse_non_filterable
+from ragctl.limits import MAX_TOP_K, check_query, check_record, check_spec, metadata_size
+
+if TYPE_CHECKING:
+    from ragctl.adapters.base import SearchRequest
+    from ragctl.config import Experiment
+    from ragctl.records import Hit, VectorRecord
+
+LAYOUT = 1  # of the table; raised when ragctl could not read older ones any more
+ABOUT = b"ragctl"  # where the table's schema keeps what the index was made for
+# A search in another process may still read what a commit has just replaced; none takes this long.
+KEEP_VERSIONS = timedelta(minutes=10)
+PAGE_ROWS = 4_096
+
+
+class LocalStore:
+    """One index in a LanceDB database, the folder `path`. Nothing is imported or made before it is needed."""
+
+    limits = StoreLimits(
+        put_records=8_192,  # a commit is one file and one version: few and large ones
+        put_bytes=32 * 1024 * 1024,
+        delete_keys=8_192,
+        get_keys=8_192,
+        top_k=MAX_TOP_K,
+    )
+
+    def __init__(self, path: Path, index: str) -> None:
+        self._path = path
+        self._name = index
+        self._folder = path / f"{index}.lance"
+        self._opened: tuple[Any, IndexInfo] | None = None
+        self._opening = threading.Lock()
+        self._writing = threading.Lock()  # commits at once would conflict, and be repeated until they do not
+
+    @classmethod
+    def from_config(cls, experiment: Experiment) -> Self:
+        """Return the experiment's store; nothing is opened."""
+        store = experiment.store
+        assert store.kind == "local"
+        return cls(store.path, store.index)
+
+    # --- the index ---------------------------------------------------------------------------------------
+
+    def describe(self) -> IndexInfo | None:
+        """Say what the index is like; None where there is none. ServiceError when its files are damaged."""
+        if not self._exists():
+            return None
+        table, info = self._open()
+        with self._faults("read"):
+            details = {"path": str(self._folder), "records": str(table.count_rows())}
+        return replace(info, details=details)
+
+    def create(self, spec: IndexSpec) -> bool:
+        """Make the index. False where an equal one is there already; Refused where it differs."""
+        check_spec(spec)
+        with self._writing:
+            info = self.describe()
+            if info is not None:
+                indexes.refuse_other_settings(info, spec)
+            else:
+                self._make(spec)
+            self._index_text()
+        return info is None
+
+    def drop(self) -> bool:
+        """Remove the index and all that it held; False where there was none."""
+        with self._writing, self._opening, self._faults("remove"):
+            self._opened = None
+            if not self._folder.exists():
+                return False
+            # Without versions there is no index, so that one half removed is never taken for a whole.
+            shutil.rmtree(self._folder / "_versions", ignore_errors=True)
+            shutil.rmtree(self._folder)
+            if not any(self._path.iterdir()):
+                self._path.rmdir()
+        return True
+
+    def finish(self) -> None:
+        """Take new records into the indexes, join small files and remove old versions. Quick when all is done."""
+        with self._writing:
+            self._index_text()
+            self._index_vectors()
+            table, _ = self._open()
+            with self._faults("tidy up"):
+                table.optimize(cleanup_older_than=KEEP_VERSIONS)
+
+    def close(self) -> None:
+        """Let go of the files."""
+        with self._opening:
+            self._opened = None
+
+    def _exists(self) -> bool:
+        versions = self._folder / "_versions"
+        return versions.is_dir() and any(versions.iterdir())
+
+    def _connect(self) -> Any:
+        # An interval of zero: a read sees what any process has written before, as on S3 Vectors.
+        return import_lancedb().connect(self._path, read_consistency_interval=timedelta(0))
+
+    def _open(self) -> tuple[Any, IndexInfo]:
+        """Return the table and what it was made for; opened once."""
+        with self._opening:
+            if not self._exists():
+                self._opened = None
+                raise NotFound(
+                    f"there is no index {self._name} in {self._path}",
+                    hint="make and fill it: ragctl ingest CONFIG",
+                )
+            if self._opened is None:
+                with self._faults("open"):
+                    table = self._connect().open_table(self._name)
+                    self._opened = table, self._info(table.schema)
+            return self._opened
+
+    def _make(self, spec: IndexSpec) -> None:
+        about = {"layout": LAYOUT, "created": datetime.now(UTC).isoformat(), **asdict(spec)}
+        columns = rows.schema(spec.dimension, {ABOUT: json.dumps(about).encode()})
+        with self._faults("make"):
+            self._connect().create_table(self._name, schema=columns)
+
+    def _info(self, columns: pa.Schema) -> IndexInfo:
+        about = json.loads((columns.metadata or {}).get(ABOUT, b"{}"))
+        if about.pop("layout", None) != LAYOUT:
+            raise ServiceError(
+                f"index {self._name} in {self._path} was not made by this version of ragctl",
+                hint="name another folder in store.path, or another index in store.index",
+            )
+        about["non_filterable"] = tuple(about["non_filterable"])
+        return IndexInfo(name=self._name, **about)
+
+    def _index_text(self) -> None:
+        table, info = self._open()
+        with self._faults("index the text of"):
+            if info.text_search and not local_search.is_indexed(table, "text"):
+                table.create_index("text", config=local_search.text_index(info.language))
+
+    def _index_vectors(self) -> None:
+        table, info = self._open()
+        with self._faults("index the vectors of"):
+            size = table.count_rows() * info.dimension * 4
+            if size >= local_search.VECTOR_INDEX_BYTES and not local_search.is_indexed(table, "vector"):
+                table.create_index("vector", config=local_search.vector_index(info.metric))
+
+    # --- records -----------------------------------------------------------------------------------------
+
+    def encoded_size(self, record: VectorRecord) -> int:
+        """Return about the bytes that a record takes; what can be filtered by lies there twice."""
+        return int(record.vector.nbytes) + len(record.key) + 2 * metadata_size(record.metadata)
+
+    def check(self, record: VectorRecord) -> None:
+        """Raise RecordRefused when a record breaks a limit, those of S3 Vectors among them."""
+        _, info = self._open()
+        check_record(record, dimension=info.dimension, metric=info.metric, non_filterable=info.non_filterable)
+
+    def put(self, records: Sequence[VectorRecord]) -> None:
+        """Insert records, or replace those with the same key, in one commit: all or none.
+
+        The records have passed `check`. RecordRefused when a key stands twice.
+        """
+        if not records:
+            return
+        _refuse_doubles(records)
+        with self._writing:
+            table, info = self._open()
+            with self._faults("write to"):
+                fresh = rows.table(records, table.schema, info.non_filterable)
+                merge = table.merge_insert("key").when_matched_update_all().when_not_matched_insert_all()
+                merge.execute(fresh)
+
+    def get(self, keys: Sequence[str], *, vectors: bool = False) -> dict[str, VectorRecord]:
+        """Return records by key; an absent one is left out."""
+        if not keys:
+            return {}
+        columns = ["vector"] if vectors else []
+        found = self._scan([*columns, *rows.METADATA_COLUMNS], among("key", keys))
+        return {row["key"]: rows.record(row) for row in found}
+
+    def delete(self, keys: Sequence[str]) -> None:
+        """Remove records by key, in one commit; unknown keys are ignored."""
+        if not keys:
+            return
+        with self._writing:
+            table, _ = self._open()
+            with self._faults("delete from"):
+                table.delete(among("key", keys))
+
+    def keys(self) -> Iterator[str]:
+        """Yield every key."""
+        return (row["key"] for row in self._scan([]))
+
+    def scan(self) -> Iterator[VectorRecord]:
+        """Yield every record with its metadata and an empty vector."""
+        return (rows.record(row) for row in self._scan([*rows.METADATA_COLUMNS]))
+
+    def _scan(self, columns: list[str], condition: str | None = None) -> Iterator[dict[str, Any]]:
+        table, _ = self._open()
+        with self._faults("read"):
+            query = table.search().select(["key", *columns])
+            if condition is not None:
+                query = query.where(condition)
+            for batch in query.to_batches(PAGE_ROWS):
+                yield from batch.to_pylist()
+
+    # --- search ------------------------------------------------------------------------------------------
+
+    def search(self, request: SearchRequest) -> list[Hit]:
+        """Return the nearest records, best first, equal ones by key; see `local_search.search` for the scores.
+
+        FilterError when the filter asks for a key that is not filterable; InputRefused when the vector has no
+        place or direction.
+        """
+        table, info = self._open()
+        check_query(request, dimension=info.dimension, metric=info.metric)
+        if request.filter is not None:
+            refuse_non_filterable(request.filter, info.non_filterable)
+        if request.mode != "vector" and not info.text_search:
+            raise ConfigError(
+                f"index {self._name} has no text search",
+                hint="set retrieval.mode to vector, or make another index",
+            )
+        with self._faults("search"):
+            return local_search.search(table, info, request)
+
+    @contextmanager
+    def _faults(self, doing: str) -> Iterator[None]:
+        """Turn what LanceDB and the file system raise into a ServiceError that says what was being done."""
+        try:
+            yield
+        except (OSError, RuntimeError, ValueError, TypeError, pa.ArrowException) as error:
+            full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
+            # LanceDB's own words may hold the filter or the text that was searched for: they stay with the cause.
+            reason = "the disk is full" if full else f"{type(error).__name__} in LanceDB"
+            raise ServiceError(
+                f"cannot {doing} index {self._name} in {self._path}: {reason}",
+                hint="free some space and run the command again; what was written before is whole"
+                if full
+                else "if its files are damaged, remove the index and ingest again: ragctl teardown CONFIG --index",
+            ) from error
+
+
+def _refuse_doubles(records: Sequence[VectorRecord]) -> None:
+    seen: set[str] = set()
+    for record in records:
+        if record.key in seen:
+            raise RecordRefused(f"key {record.key}: stands twice in one batch")
+        seen.add(record.key)

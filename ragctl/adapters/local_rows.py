@@ -1,0 +1,73 @@
+"""How records lie in a LanceDB table: one row each, the chunk's text apart from the other metadata."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from ragctl.adapters.local_filters import facets
+from ragctl.records import TEXT, VectorRecord
+
+if TYPE_CHECKING:
+    from ragctl.records import Metadata, MetadataValue, Vector
+
+METADATA_COLUMNS = ("text", "metadata")
+_json = json.JSONEncoder(ensure_ascii=False).encode
+
+
+def schema(dimension: int, about: dict[bytes, bytes]) -> pa.Schema:
+    """Return the columns of an index; `about` is kept with the table."""
+    columns = [
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("vector", pa.list_(pa.float32(), dimension), nullable=False),
+        pa.field("text", pa.string()),  # metadata[TEXT], searched by words; null where there is none
+        pa.field("metadata", pa.string(), nullable=False),  # all the rest, as JSON
+        pa.field("facets", pa.string(), nullable=False),  # what filters look at
+    ]
+    return pa.schema(columns, metadata=about)
+
+
+def table(records: Sequence[VectorRecord], columns: pa.Schema, non_filterable: Collection[str]) -> pa.Table:
+    """Return records as rows."""
+    matrix = np.stack([record.vector for record in records]).astype(np.float32, copy=False)
+    split = [_split(record.metadata) for record in records]
+    arrays = [
+        pa.array([record.key for record in records], pa.string()),
+        pa.FixedSizeListArray.from_arrays(pa.array(matrix.ravel()), matrix.shape[1]),
+        pa.array([text for text, _ in split], pa.string()),
+        pa.array([_json(rest) for _, rest in split], pa.string()),
+        pa.array([facets(record.metadata, non_filterable) for record in records], pa.string()),
+    ]
+    return pa.Table.from_arrays(arrays, schema=columns)
+
+
+def _split(metadata: Metadata) -> tuple[str | None, dict[str, MetadataValue]]:
+    text = metadata.get(TEXT)
+    if not isinstance(text, str):
+        return None, dict(metadata)
+    return text, {key: value for key, value in metadata.items() if key != TEXT}
+
+
+def metadata(row: dict[str, Any]) -> Metadata:
+    """Return the metadata that a row was made from."""
+    rest: dict[str, MetadataValue] = json.loads(row["metadata"])
+    return rest if row["text"] is None else {TEXT: row["text"], **rest}
+
+
+def record(row: dict[str, Any]) -> VectorRecord:
+    """Return the record of a row; its vector is empty, shape (0,), where the row has none."""
+    vector = np.asarray(row.get("vector", ()), dtype=np.float32)
+    return VectorRecord(row["key"], vector, metadata(row))
+
+
+def query_vector(vector: Vector) -> list[pa.Array]:
+    """Return a vector (dimension,) as the list of one Arrow array that a query takes.
+
+    From the bytes, because pa.array() and numpy's conversions load pandas where that is installed: 0.2 s.
+    """
+    values = np.ascontiguousarray(vector, dtype=np.float32)
+    return [pa.Array.from_buffers(pa.float32(), len(values), [None, pa.py_buffer(values)])]
