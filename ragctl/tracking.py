@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import logging
 import os
+import re
+import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from time import time
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit, urlunsplit
 
-from ragctl.errors import MissingExtra, RagctlError, ServiceError
+from ragctl.errors import MissingExtra, ServiceError
 
 if TYPE_CHECKING:
     from ragctl.config import Experiment, Tracking
@@ -31,6 +32,7 @@ _ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
 }
+_SQLITE = "sqlite:///"
 _PARTS = ("low", "high", "scored", "unscored")
 
 
@@ -99,6 +101,8 @@ def track(
     with _mlflow_errors(tracking.uri):
         import mlflow
 
+        if tracking.uri.startswith(_SQLITE):
+            _open_once(_sqlite_path(tracking.uri))
         mlflow.set_tracking_uri(tracking.uri)  # sagemaker-mlflow reads it here and nowhere else
         client = mlflow.MlflowClient()
         with _without_plugin_noise(tracking.uri):
@@ -133,11 +137,18 @@ def _experiment_id(client: Any, tracking: Tracking) -> str:
 
 def _artifact_location(uri: str) -> str | None:
     """Beside an sqlite file; MLflow would take the working directory. A server decides for itself."""
-    if not uri.startswith("sqlite:///"):
-        return None
-    folder = Path(uri.removeprefix("sqlite:///")).absolute().parent
-    folder.mkdir(parents=True, exist_ok=True)
-    return (folder / "mlartifacts").as_uri()
+    return (_sqlite_path(uri).parent / "mlartifacts").as_uri() if uri.startswith(_SQLITE) else None
+
+
+def _sqlite_path(uri: str) -> Path:
+    return Path(uri.removeprefix(_SQLITE)).absolute()
+
+
+def _open_once(path: Path) -> None:
+    """Make the folder of a database and read from it: MLflow tries for minutes where it cannot be opened."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("PRAGMA schema_version")
 
 
 def _entities(metrics: Mapping[str, Estimate]) -> list[Any]:
@@ -179,11 +190,14 @@ def _mlflow_errors(uri: str) -> Iterator[None]:
     from botocore.exceptions import BotoCoreError, ClientError
     from mlflow.exceptions import MlflowException
 
+    kinds = [MlflowException, BotoCoreError, ClientError, Boto3Error, sqlite3.Error, OSError]
+    if uri.startswith(_SQLITE):  # of the extras, only the one for files brings SQLAlchemy
+        from sqlalchemy.exc import SQLAlchemyError
+
+        kinds.append(SQLAlchemyError)
     try:
         yield
-    except RagctlError:
-        raise
-    except (MlflowException, BotoCoreError, ClientError, Boto3Error, OSError) as error:
+    except tuple(kinds) as error:
         what = str(error).partition("\n")[0].replace(uri, _shown(uri))
         raise ServiceError(
             f"MLflow at {_shown(uri)}: {what}", hint="the evaluation itself is saved; see its run.json"
@@ -213,5 +227,4 @@ def _address(uri: str, experiment: str, run: str) -> str:
 
 def _shown(uri: str) -> str:
     """The URI without user and password."""
-    parts = urlsplit(uri)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+    return re.sub(r"//[^/@]*@", "//", uri)
