@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from ragctl.adapters.base import Embedder, VectorStore
     from ragctl.config import Experiment
 
+OTHER_INDEX = "name another index in store.index, or remove this one: ragctl teardown CONFIG --index"
+
 
 @dataclass(frozen=True, slots=True)
 class Resource:
@@ -52,9 +54,9 @@ def create(experiment: Experiment, store: VectorStore, embedder: Embedder, *, dr
     return Resource("index", name, "created" if created else "kept", _about(spec))
 
 
-def refuse_other_settings(info: IndexInfo, spec: IndexSpec) -> None:
-    """Raise Refused when vectors of `spec` do not belong into the index `info`."""
-    differences = [
+def differences(info: IndexInfo, spec: IndexSpec) -> list[str]:
+    """Name every setting of an index that is not as asked for; what the index does not say is taken as it is."""
+    return [
         f"{what}: the index has {there}, the experiment asks for {here}"
         for what, there, here in (
             ("embedder", info.embedder, spec.embedder),
@@ -65,10 +67,13 @@ def refuse_other_settings(info: IndexInfo, spec: IndexSpec) -> None:
         )
         if there not in (None, here)
     ]
-    if differences:
+
+
+def refuse_other_settings(info: IndexInfo, spec: IndexSpec) -> None:
+    """Raise Refused when vectors of `spec` do not belong into the index `info`."""
+    if found := differences(info, spec):
         raise Refused(
-            f"index {info.name} was made with other settings\n  " + "\n  ".join(differences),
-            hint="name another index in store.index, or remove this one: ragctl teardown CONFIG --index",
+            f"index {info.name} was made with other settings\n  " + "\n  ".join(found), hint=OTHER_INDEX
         )
 
 

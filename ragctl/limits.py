@@ -7,7 +7,7 @@ bytes and the formula of `metadata_size` are from published measurements of the 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import TYPE_CHECKING, NoReturn
 
 from ragctl.errors import ConfigError, InputRefused, RecordRefused
@@ -69,6 +69,15 @@ def check_record(
     _check_key(record)
     _check_vector(record, dimension, metric)
     _check_metadata(record, non_filterable)
+
+
+def refuse_doubles(records: Iterable[VectorRecord]) -> None:
+    """Raise RecordRefused when a key stands twice in a batch: which of the two would stay is not defined."""
+    seen: set[str] = set()
+    for record in records:
+        if record.key in seen:
+            _refuse(record, "stands twice in one batch")
+        seen.add(record.key)
 
 
 def check_query(request: SearchRequest, *, dimension: int, metric: str) -> None:

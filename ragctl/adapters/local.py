@@ -21,9 +21,9 @@ from ragctl.adapters import local_search
 from ragctl.adapters.base import IndexInfo, IndexSpec, StoreLimits
 from ragctl.adapters.lance import import_lancedb
 from ragctl.adapters.local_filters import among
-from ragctl.errors import ConfigError, NotFound, RecordRefused, ServiceError
+from ragctl.errors import ConfigError, NotFound, ServiceError
 from ragctl.filters import refuse_non_filterable
-from ragctl.limits import MAX_TOP_K, check_query, check_record, check_spec, metadata_size
+from ragctl.limits import MAX_TOP_K, check_query, check_record, check_spec, metadata_size, refuse_doubles
 
 if TYPE_CHECKING:
     from ragctl.adapters.base import SearchRequest
@@ -183,7 +183,7 @@ class LocalStore:
         """
         if not records:
             return
-        _refuse_doubles(records)
+        refuse_doubles(records)
         with self._writing:
             table, info = self._open()
             with self._faults("write to"):
@@ -260,11 +260,3 @@ class LocalStore:
                 if full
                 else "if its files are damaged, remove the index and ingest again: ragctl teardown CONFIG --index",
             ) from error
-
-
-def _refuse_doubles(records: Sequence[VectorRecord]) -> None:
-    seen: set[str] = set()
-    for record in records:
-        if record.key in seen:
-            raise RecordRefused(f"key {record.key}: stands twice in one batch")
-        seen.add(record.key)
