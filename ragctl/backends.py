@@ -168,7 +168,7 @@ class ExtractiveGeneration(Section):
     kind: Literal["extractive"] = "extractive"
     sentences: int = Field(3, ge=1, le=20, description="Sentences of an answer at most.")
     min_support: float = Field(
-        0.5, ge=0, le=1, description="Share of the question's rare words that the best passage must hold."
+        0.45, ge=0, le=1, description="Share of the question's rare words that a statement must answer to."
     )
 
 

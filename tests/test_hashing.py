@@ -163,7 +163,7 @@ def test_a_word_without_end_is_not_kept() -> None:
 
 def test_the_table_of_words_is_stems_with_classes_in_order() -> None:
     """What the counting script writes: commonest first, each stem once, every class below the rarest."""
-    bits = hashing._word_bits()
+    bits = hashing.word_bits()
     assert bits["the"] == 0
     assert "mitochondria" not in bits
     assert all(a <= b for a, b in pairwise(bits.values()))

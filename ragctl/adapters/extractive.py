@@ -1,25 +1,37 @@
 """Answers without a model: the statements of the hits that support the question best, each with its marker.
 
-A question is its informative words, each weighted by how rare it is among the statements that were found. A
-statement is scored by the weight of the words that it holds, those of its surroundings (the lines above it, its
-neighbours, its document's name) counting less. The corpus is said not to answer when not even a statement with
-its surroundings holds `min_support` of the question's weight.
+A question is its informative words, each weighted by how rare it is in English. A statement's support is the share
+of that weight that it holds, words around it (the lines above, its neighbours, its document's name) counting less,
+and a statement without the kind of thing that is asked for (an amount, a share, a name) counting little. Below
+`min_support` the corpus is said not to answer.
+
+Chosen on the 60 questions of `samples/`, which avoid the words of the text on purpose and of which 12 have no answer
+in it, with 8 hits each of BM25. Of the 48 others, so many are answered, and so many of these with the evidence:
+
+    min_support              0.00   0.36   0.40   0.45   0.50
+    answered                   48     40     36     32     28
+    with the evidence          31     28     27     24     21
+    of 12, said not to be       0      4      7      9      9
+
+Neighbouring values of the weights below change no figure by more than three. Coverage of words alone, without their
+places and without what is asked for, does not tell the two kinds of question apart (area under the curve 0.50; 0.74
+with both). It takes 3 ms for 8 hits.
 """
 
 from __future__ import annotations
 
-import math
 import re
 import unicodedata
-from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
-from itertools import pairwise
+from threading import Lock
 from typing import TYPE_CHECKING, Any, Self
 
 import snowballstemmer
 
+from ragctl.adapters.hashing import LONGEST_WORD, RAREST, word_bits
+from ragctl.expectation import expectation
 from ragctl.prompts import NO_ANSWER, harmless
 from ragctl.records import RESERVED, Generation, Hit, Prompt
 from ragctl.sentences import Statement, statements
@@ -63,30 +75,16 @@ _FRAME = frozenset(
         """
     )
 )
-_ASKS_NUMBER = re.compile(
-    r"\bhow (?:many|much|long|old|often|far|large|big|high|tall|fast|deep|wide|heavy)\b|\bwhen\b|\bpercent|\bwhat "
-    r"(?:year|share|date|day|percentage|number|price|age|proportion|fraction|amount)\b|\bwhich (?:year|date|day|month)\b",
-    re.IGNORECASE,
-)
-_ASKS_NAME = re.compile(r"\bwho(?:se|m)?\b", re.IGNORECASE)
-_SPELLED = frozenset(
-    words_of(
-        """
-        one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen
-        seventeen eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety hundred thousand
-        million billion half third quarter dozen twice
-        """
-    )
-)
-
 # What a word of the question counts that a statement does not hold itself.
 BELOW_QUESTION = 0.9  # it stands in a question that the statement stands below, as in a FAQ
-BELOW = 0.6  # in the heading or the table's header above
-BESIDE = 0.35  # in a neighbouring statement, or in the document's name and metadata
-EXPECTED = 0.25  # what a statement gains by holding the kind of thing that is asked for: a number, a name
+BELOW = 0.7  # in the heading or the table's header above
+BESIDE = 0.3  # in a neighbouring statement, or in the document's name and metadata
+UNEXPECTED = 0.3  # what a statement keeps that does not hold the kind of thing that is asked for
 FRAGMENT = 0.7  # what a statement keeps that the edge of a chunk has cut
 RANK = 0.15  # what a statement of the first hit gains; of the second half of it, and so on
 NEXT = 0.75  # a further statement has at least this share of the best one's score
+LEAST = 0.01  # what is below says nothing, whatever min_support allows
+NUMBER_BITS = 9.0  # weight of a number or year; between a common word and a rare one
 SIMILAR = 0.6  # statements that share more of their words say the same
 
 
@@ -108,7 +106,7 @@ class ExtractiveGenerator:
     no stemmer for it, or it is None, words are compared as they stand.
     """
 
-    def __init__(self, *, sentences: int = 3, min_support: float = 0.5, language: str | None = "en") -> None:
+    def __init__(self, *, sentences: int = 3, min_support: float = 0.45, language: str | None = "en") -> None:
         self._sentences = sentences
         self._min_support = min_support
         self._language = _LANGUAGES.get(language or "")
@@ -132,21 +130,14 @@ class ExtractiveGenerator:
         return generation
 
     def _choose(self, question: str, hits: Sequence[Hit]) -> list[_Candidate]:
-        candidates = self._candidates(hits)
-        asked = self._informative(question)
-        weights = _weights(asked, candidates)
-        total = sum(weights.values())
-        if not candidates or not total:
+        asked = {word: _weight(word) for word in self._informative(question)}
+        candidates = [candidate for number, hit in enumerate(hits) for candidate in self._of_hit(number, hit)]
+        is_expected = expectation(question)
+        supported = [(_support(candidate, asked, is_expected), candidate) for candidate in candidates]
+        if max((support for support, _ in supported), default=0.0) < max(self._min_support, LEAST):
             return []
-        support = max(_weight(weights, candidate.credit) for candidate in candidates) / total
-        if support < self._min_support:
-            return []
-        scores = [self._score(question, candidate, weights) for candidate in candidates]
-        ranked = sorted(zip(scores, candidates, strict=True), key=lambda pair: -pair[0])
+        ranked = sorted(((_score(*pair), pair[1]) for pair in supported), key=lambda pair: -pair[0])
         return _pick(ranked, self._sentences)
-
-    def _candidates(self, hits: Sequence[Hit]) -> list[_Candidate]:
-        return [candidate for number, hit in enumerate(hits) for candidate in self._of_hit(number, hit)]
 
     def _of_hit(self, number: int, hit: Hit) -> Iterator[_Candidate]:
         found = statements(harmless(hit.text))
@@ -166,25 +157,22 @@ class ExtractiveGenerator:
     def _words(self, text: str) -> frozenset[str]:
         return frozenset(stem(word, self._language) for word in words_of(text))
 
-    def _score(self, question: str, candidate: _Candidate, weights: Mapping[str, float]) -> float:
-        """Share of the question's weight that a statement is credited with, adjusted for what makes an answer."""
-        credit = sum(weight * candidate.credit.get(word, 0.0) for word, weight in weights.items())
-        share = credit / sum(weights.values())
-        if share and _holds_expected(question, candidate.statement.text):
-            share += EXPECTED
-        whole = 1.0 if _is_whole(candidate.statement) else FRAGMENT
-        return share * whole * (1 + RANK / (1 + candidate.hit))
-
 
 @cache
 def _stemmer(language: str) -> Any:
     return snowballstemmer.stemmer(language)
 
 
+_stemming = Lock()  # a stemmer holds the word that it works on
+
+
 @lru_cache(maxsize=65_536)
 def stem(word: str, language: str | None) -> str:
     """The stem of a word; numbers, and words of a language without a stemmer, are their own."""
-    return str(_stemmer(language).stemWord(word)) if language and not _NUMBER.search(word) else word
+    if not language or _NUMBER.search(word) or len(word) > LONGEST_WORD:
+        return word
+    with _stemming:
+        return str(_stemmer(language).stemWord(word))
 
 
 def _origin(hit: Hit) -> str:
@@ -193,28 +181,23 @@ def _origin(hit: Hit) -> str:
     return " ".join([hit.document, *own])
 
 
-def _weights(asked: frozenset[str], candidates: Sequence[_Candidate]) -> dict[str, float]:
-    """Inverse document frequency (BM25's, never negative) with statements as documents."""
-    frequency = Counter(word for candidate in candidates for word in asked & candidate.words)
-    n = len(candidates)
-    return {
-        word: math.log(1 + (n - frequency[word] + 0.5) / (frequency[word] + 0.5)) for word in sorted(asked)
-    }
+def _weight(word: str) -> float:
+    """How much a word tells, in bits; what a table of English does not have is rare."""
+    return NUMBER_BITS if _NUMBER.search(word) else word_bits().get(word, RAREST)
 
 
-def _weight(weights: Mapping[str, float], words: Collection[str]) -> float:
-    return sum(weight for word, weight in weights.items() if word in words)
+def _support(candidate: _Candidate, asked: Mapping[str, float], is_expected: Callable[[str], bool]) -> float:
+    """Share of the question's weight that a statement is credited with: 0 to 1."""
+    total = sum(asked.values())
+    credit = sum(weight * candidate.credit.get(word, 0.0) for word, weight in asked.items())
+    statement = candidate.statement
+    expected = 1.0 if is_expected(f"{statement.header or ''} {statement.text}") else UNEXPECTED
+    return expected * credit / total if total else 0.0
 
 
-def _holds_expected(question: str, text: str) -> bool:
-    """Whether the text holds what the question asks for and does not itself give: a number, or a name."""
-    known = set(words_of(question))
-    if _ASKS_NUMBER.search(question):
-        return any((_NUMBER.search(w) or w in _SPELLED) and w not in known for w in words_of(text))
-    if _ASKS_NAME.search(question):
-        words = re.findall(r"[^\W\d_][\w'’-]*", text)
-        return any(a.istitle() and b.istitle() and a.casefold() not in known for a, b in pairwise(words))
-    return False
+def _score(support: float, candidate: _Candidate) -> float:
+    whole = 1.0 if _is_whole(candidate.statement) else FRAGMENT
+    return support * whole * (1 + RANK / (1 + candidate.hit))
 
 
 def _is_whole(statement: Statement) -> bool:

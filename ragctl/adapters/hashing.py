@@ -69,7 +69,7 @@ def words_of(text: str) -> list[str]:
 
 
 @cache
-def _word_bits() -> dict[str, int]:
+def word_bits() -> dict[str, int]:
     """Stem -> -log2 of the share of passages that hold it, rounded."""
     table = Path(__file__).with_name("word_frequency.tsv").read_text(encoding="utf-8")
     rows = (line.split("\t") for line in table.splitlines())
@@ -102,7 +102,7 @@ class _Codes(dict[str, int]):
         digest = blake2b(stem.encode("utf-8", "surrogatepass"), digest_size=8).digest()
         place, negative = divmod(int.from_bytes(digest, "little"), 2)
         signed_place = place % self._dimension << 1 | negative
-        return signed_place << _CLASS | _word_bits().get(stem, RAREST)
+        return signed_place << _CLASS | word_bits().get(stem, RAREST)
 
 
 class HashingEmbedder:
