@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from ragctl.errors import ConfigError, StateError
-from ragctl.records import Vector, short_hash
+from ragctl.records import short_hash
 
 if TYPE_CHECKING:
     from ragctl.config import Experiment
+    from ragctl.records import Vector
 
 
 class VectorCache(Protocol):

@@ -35,7 +35,6 @@ from ragctl.records import (
     Metadata,
     MetadataValue,
     SourceFile,
-    Vector,
     VectorRecord,
 )
 from ragctl.worker import Cut, Failed, Finished, Item, Same, Task
@@ -47,6 +46,7 @@ if TYPE_CHECKING:
     from ragctl.config import Experiment
     from ragctl.lease import Lease
     from ragctl.manifest import Ledger
+    from ragctl.records import Vector
 
 log = logging.getLogger("ragctl.ingest")
 

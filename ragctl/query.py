@@ -12,13 +12,14 @@ from ragctl import indexes, prompts
 from ragctl.adapters.base import SearchRequest
 from ragctl.errors import ConfigError, RagctlError
 from ragctl.filters import combine, normalise
-from ragctl.records import Answer, Hit, SearchMode, Usage, Vector
+from ragctl.records import Answer, Hit, SearchMode, Usage
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from ragctl.adapters.base import Embedder, Generator, Reranker, VectorStore
     from ragctl.config import Experiment
+    from ragctl.records import Vector
 
 log = logging.getLogger("ragctl.query")
 

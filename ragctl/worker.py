@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import resource
 import signal
+import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -173,6 +174,8 @@ class Workshop:
             )
         except RecursionError:
             yield from _lost(file, "is nested too deeply to parse")
+        except Exception as error:  # noqa: BLE001  a bug that one document brings out must not cost the others
+            yield from _lost(file, f"brings out a bug in ragctl: {_where(error)}")
 
     def _work(self, task: Task) -> Iterator[Item]:
         from ragctl.parsing import parse
@@ -241,6 +244,12 @@ class Workshop:
             else:
                 done.append(item)
         return done
+
+
+def _where(error: Exception) -> str:
+    """Type and place of an exception; its message may quote the document, so it stays out."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__} at {Path(frame.filename).name}:{frame.lineno}"
 
 
 def _lost(file: SourceFile, error: str) -> Iterator[Item]:
