@@ -42,18 +42,19 @@ def read(file: SourceFile, data: bytes, parsing: Parsing) -> Document:  # noqa: 
     """
     text, warnings = decode(data)
     front = _FRONT_MATTER.match(text)
-    sections = tuple(_sections(text, front.end() if front else 0))
+    found = tuple(sections(text, front.end() if front else 0))
     title = _front_title(front[1]) if front else ""
-    title = title or next((section.title for section in sections if section.level == 1), "")
+    title = title or next((section.title for section in found if section.level == 1), "")
     return Document(
-        file.id, text, short_hash(data), metadata={"title": title}, sections=sections, warnings=warnings
+        file.id, text, short_hash(data), metadata={"title": title}, sections=found, warnings=warnings
     )
 
 
-def _sections(text: str, begin: int) -> Iterator[Section]:
+def sections(text: str, begin: int = 0) -> Iterator[Section]:
+    """The sections of Markdown from `begin` on, behind the front matter."""
     headings = list(_headings(text, begin))
-    ends = [start for _, _, start in headings[1:]] + [len(text)]
-    for (level, title, start), end in zip(headings, ends, strict=True):
+    ends = [*(start for _, _, start in headings[1:]), len(text)]
+    for (level, title, start), end in zip(headings, ends, strict=False):  # no heading, one end
         yield Section(level, title, start, end)
 
 

@@ -61,7 +61,7 @@ def read(file: SourceFile, data: bytes, parsing: Parsing) -> Document:
     DocumentError when it is encrypted and no password fits, or when no reader can open it.
     """
     content = _best_content(data, [password.get_secret_value() for password in parsing.pdf_passwords])
-    pages = _tidy(content.pages)
+    pages = tidy(content.pages)
     between = BETWEEN_PAGES if any(pages) else ""
     title = clean(content.title).strip()
     return Document(
@@ -181,7 +181,7 @@ def _numbers(pages: Sequence[int]) -> str:
     return f"page{'s' if len(pages) > 1 else ''} {shown}{more}"
 
 
-def _tidy(pages: Sequence[str]) -> list[str]:
+def tidy(pages: Sequence[str]) -> list[str]:
     """The pages with words whole, no space at the ends of lines, and nothing that text may not hold."""
     texts = [page.replace("\u00ad", "") for page in pages]
     if any(_HYPHEN.search(text) for text in texts):

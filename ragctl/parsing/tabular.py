@@ -47,13 +47,9 @@ def read(file: SourceFile, data: bytes, records: Sequence[Records]) -> Iterator[
     fields that the entry names.
     """
     rules = _rules_for(file, records)
-    rows = (
-        _csv_rows(file, data, rules)
-        if file.id.lower().endswith((".csv", ".tsv"))
-        else _json_rows(data, rules)
-    )
+    read_rows = _csv_rows if file.id.lower().endswith((".csv", ".tsv")) else _json_rows
     seen: set[str] = set()
-    for line, row in rows:
+    for line, row in read_rows(file, data, rules):
         try:
             document = _document(file, row, rules, seen)
         except DocumentError as error:
@@ -170,7 +166,7 @@ def _lines(data: bytes, newline: str) -> TextIOWrapper:
     return TextIOWrapper(BytesIO(data), encoding=encoding.codec, errors=encoding.errors, newline=newline)
 
 
-def _json_rows(data: bytes, rules: Records) -> Iterator[Row]:
+def _json_rows(file: SourceFile, data: bytes, rules: Records) -> Iterator[Row]:
     """The lines of JSON Lines. Whether it has the fields is known once one record has them."""
     _require_some(_parsed_lines(data), rules)
     rare = set(rules.metadata)
@@ -179,13 +175,13 @@ def _json_rows(data: bytes, rules: Records) -> Iterator[Row]:
             rare -= row.keys()
         yield line, row
     if rare:
-        logger.warning("no record of a file has the metadata fields %s", ", ".join(sorted(rare)))
+        logger.warning("%s: no record has the metadata fields %s", file.id, ", ".join(sorted(rare)))
 
 
 def _parsed_lines(data: bytes) -> Iterator[Row]:
     for number, line in enumerate(_lines(data, "\n"), 1):
-        if line.strip():
-            yield number, _parsed(line)
+        if bare := line.rstrip():
+            yield number, _parsed(bare)
 
 
 def _parsed(line: str) -> Record | str:
