@@ -15,6 +15,7 @@ from ragctl.estimates import Estimate, by_metric, percentiles
 from ragctl.evidence import held
 from ragctl.gate import GateResult, decide
 from ragctl.metrics import (
+    ANSWER_METRICS,
     PERCENTILES,
     STAGES,
     answer_metrics,
@@ -290,7 +291,10 @@ def _aggregated(rows: tuple[Row, ...], evaluation: Evaluation) -> Evaluated:
 
 
 def _estimates(rows: Sequence[Row]) -> dict[str, Estimate]:
-    return by_metric([row.scores for row in rows], is_rate)
+    """Rank metrics in the order of the configuration, then answer metrics in that of `ANSWER_METRICS`."""
+    found = by_metric([row.scores for row in rows], is_rate)
+    ranked = [name for name in found if name not in ANSWER_METRICS]
+    return {name: found[name] for name in (*ranked, *ANSWER_METRICS) if name in found}
 
 
 def _latencies(rows: Sequence[Row]) -> dict[str, Estimate]:

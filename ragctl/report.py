@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 from secrets import token_hex
 from time import perf_counter
@@ -179,10 +180,16 @@ def _git(*arguments: str) -> str | None:
 # --- the evaluation for people ---------------------------------------------------------------------------
 
 
+def require_jinja() -> None:
+    """Raise MissingExtra unless the page can be made; before anything is asked or paid for."""
+    if find_spec("jinja2") is None:
+        raise MissingExtra("the report page", "eval")
+
+
 def write_page(evaluated: Evaluated, run: Run, config: Mapping[str, object]) -> Path:
     """Write `report.html` beside run.json: one file that needs nothing else. Returns its path.
 
-    Raises MissingExtra without jinja2 (extra: eval), StateError when the file cannot be written.
+    Raises StateError when the file cannot be written.
     """
     path = run.folder / "report.html"
     _save(path, page(evaluated, run.id, config))
@@ -191,10 +198,8 @@ def write_page(evaluated: Evaluated, run: Run, config: Mapping[str, object]) -> 
 
 def page(evaluated: Evaluated, run: str, config: Mapping[str, object]) -> str:
     """The page as HTML. Whatever comes from documents, questions and answers is escaped."""
-    try:
-        from jinja2 import Environment, StrictUndefined
-    except ModuleNotFoundError as error:
-        raise MissingExtra("the report page", "eval") from error
+    from jinja2 import Environment, StrictUndefined
+
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )

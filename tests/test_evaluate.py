@@ -76,6 +76,12 @@ def test_what_the_generator_did_not_read_still_counts_as_found() -> None:
     assert [(found.document, found.relevant) for found in second.hits] == [("a", False), ("b", True)]
 
 
+def test_metrics_stand_in_the_order_of_the_configuration() -> None:
+    """Whichever question came first, so that two reports can be laid side by side."""
+    reversed_questions = evaluate(QUESTIONS[::-1], ask, section(metrics=["RR@10", "R@1"]))
+    assert list(reversed_questions.metrics) == list(evaluated().metrics)
+
+
 def test_tags_break_the_scores_down() -> None:
     """A tag shows the metrics that apply to its questions."""
     tags = evaluated().tags

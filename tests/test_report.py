@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from ragctl import report
-from ragctl.errors import StateError
+from ragctl.errors import MissingExtra, StateError
 from ragctl.evaluate import Evaluated, evaluate
 from ragctl.records import Answer
-from ragctl.report import Run, page, render_table, worst, write_page
+from ragctl.report import Run, page, render_table, require_jinja, worst, write_page
 from tests.evaluations import QUESTIONS, ask, evaluated, hit, section
 
 CONFIG = {"name": "apples", "store": {"kind": "local"}}
@@ -209,6 +209,14 @@ def test_documents_and_answers_are_shown_and_never_obeyed(hostile: str) -> None:
     assert not {tag for tag, _ in parsed.elements} & {"script", "img"}
     assert parsed.words.count("<script>alert(1)</script>") >= 7
     assert "{{7*7}}" in parsed.words
+
+
+def test_the_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that it can be found before the evaluation is paid for."""
+    monkeypatch.setattr("ragctl.report.find_spec", lambda _: None)
+    with pytest.raises(MissingExtra) as caught:
+        require_jinja()
+    assert caught.value.hint == 'install it with: pip install "ragctl[eval]"'
 
 
 def test_failed_questions_come_first_and_perfect_ones_not_at_all() -> None:

@@ -72,6 +72,7 @@ def command(
         return
     evaluated, run, page = _evaluate(experiment, evaluation, questions, output)
     output.result(evaluated.to_json(str(run.path), str(page)), lambda: _show(evaluated, page))
+    _track(experiment, evaluated, run, page, output)
     _end(evaluated, len(questions))
 
 
@@ -81,9 +82,10 @@ def _evaluate(
     from ragctl.evaluate import evaluate
     from ragctl.loading import masked
     from ragctl.query import QueryEngine
-    from ragctl.report import write_page
+    from ragctl.report import require_jinja, write_page
     from ragctl.tracking import require_mlflow
 
+    require_jinja()
     if experiment.tracking is not None:
         require_mlflow(experiment.tracking)
     with recording("eval", experiment) as run, QueryEngine(experiment) as engine:
@@ -92,9 +94,9 @@ def _evaluate(
             questions, lambda q: _ask(engine, evaluation, q), evaluation, lambda _: done.step()
         )
         done.close()
-        page = write_page(evaluated, run, masked(experiment))
         run.finish("done", evaluated.payload())
-    _track(experiment, evaluated, run, page, output)
+    # After the record is closed: a page that cannot be written must not turn it into that of a failed run.
+    page = write_page(evaluated, run, masked(experiment))
     return evaluated, run, page
 
 
