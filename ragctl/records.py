@@ -159,7 +159,7 @@ class Prompt:
     """What a generator is asked: `system` and `context` are text made from the template, `question` the user's."""
 
     system: str
-    context: str  # the numbered passages
+    context: str  # the numbered passages, and what leads to the question; `prompts.user_message` adds it
     question: str
     hits: tuple[Hit, ...]  # marker [n] stands for hits[n - 1]
 

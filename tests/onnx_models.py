@@ -31,6 +31,13 @@ WORDS = (
     "fell",
     "boat",
     "dimension",
+    "turbine",
+    "hall",
+    "inspected",
+    "march",
+    "canteen",
+    "visitors",
+    "gate",
 )
 VOCABULARY = {word: number for number, word in enumerate((*SPECIAL, *WORDS))}
 SIZE = len(VOCABULARY)

@@ -134,6 +134,15 @@ def test_the_identity_is_what_the_folder_holds_and_not_where_it_is(tmp_path: Pat
     assert all(str(tmp_path) not in name for name in names)
 
 
+def test_a_copy_works_when_the_original_is_gone(tmp_path: Path) -> None:
+    """What fastembed was told of one folder is not used for another that holds the same."""
+    original = embedding_model(tmp_path / "original")
+    FastembedEmbedder(open_folder(original)).embed(["boat"], "query")
+    original.rename(tmp_path / "copy")
+    found = FastembedEmbedder(open_folder(tmp_path / "copy")).embed(["boat"], "query").vectors
+    np.testing.assert_allclose(found, [mean_of("boat")], rtol=1e-6)
+
+
 def test_several_threads_share_a_model(tmp_path: Path) -> None:
     """It is loaded once, and each caller gets the vectors of its own texts."""
     embedder = FastembedEmbedder(open_folder(embedding_model(tmp_path)), threads=1)

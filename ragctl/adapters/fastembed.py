@@ -58,7 +58,7 @@ class FastembedEmbedder:
     cpu_bound = True
     max_batch = 32
     max_bytes = 4_000_000
-    max_tokens = None  # the model knows; a text that has more is refused
+    max_tokens: int | None = None  # the model knows; a text that has more is refused
 
     def __init__(
         self,
@@ -260,7 +260,8 @@ def _load(kind: type[T], section: str, model: str | Folder, threads: int | None)
 def _load_folder(kind: type[T], model: Folder, threads: int | None) -> T:
     with TemporaryDirectory(prefix="ragctl-model-") as staging:
         folder = _with_tokenizer_config(model.path, Path(staging))
-        name = f"ragctl/{model.digest}/{model.pooling.value}"
+        place = short_hash(str(model.path.resolve()))
+        name = f"ragctl/{model.digest}/{model.pooling.value}/{place}"
         with _errors(f"the model in {model.path} cannot be loaded"):
             _register(kind, name, model)
             loaded = kind(name, threads=threads, specific_model_path=str(folder))

@@ -3,16 +3,23 @@
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import pytest
+import urllib3
 
 from ragctl.adapters.base import Embedder
 from ragctl.adapters.bedrock import BedrockEmbedder
+from ragctl.adapters.fastembed import FastembedEmbedder, open_folder
+from ragctl.adapters.openai import OpenAIEmbedder, Server
 from ragctl.adapters.sagemaker import SageMakerEmbedder
+from tests.onnx_models import embedding_model
 from tests.servers.bedrock import COHERE_3, COHERE_4, TITAN, BedrockServer
 from tests.servers.clients import connect
+from tests.servers.openai_server import OpenAIServer
 from tests.servers.sagemaker_runtime import EmbeddingModel, SageMakerRuntime
 
 TEXTS = [
@@ -45,6 +52,22 @@ def bedrock(model: str) -> Iterator[Embedder]:
     assert (server.unexpected, server.broken) == ([], [])
 
 
+@contextmanager
+def openai() -> Iterator[Embedder]:
+    """An embedder and an OpenAI-compatible server."""
+    with OpenAIServer() as server:
+        pool = urllib3.PoolManager(maxsize=8)
+        yield OpenAIEmbedder(Server(pool, f"{server.url}/v1", section="embedding"), model="words")
+    assert server.unexpected == []
+
+
+@contextmanager
+def fastembed() -> Iterator[Embedder]:
+    """An embedder of a model in a folder."""
+    with TemporaryDirectory() as folder:
+        yield FastembedEmbedder(open_folder(embedding_model(Path(folder))))
+
+
 EMBEDDERS: dict[str, Callable[[], AbstractContextManager[Embedder]]] = {
     "sagemaker-tei": lambda: sagemaker("tei"),
     "sagemaker-huggingface": lambda: sagemaker("huggingface"),
@@ -52,6 +75,8 @@ EMBEDDERS: dict[str, Callable[[], AbstractContextManager[Embedder]]] = {
     "bedrock-titan": lambda: bedrock(TITAN),
     "bedrock-cohere-3": lambda: bedrock(COHERE_3),
     "bedrock-cohere-4": lambda: bedrock(COHERE_4),
+    "openai": openai,
+    "fastembed": fastembed,
 }
 
 

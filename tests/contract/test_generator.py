@@ -2,18 +2,22 @@
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import pytest
+import urllib3
 
 from ragctl.adapters.base import Generator
 from ragctl.adapters.bedrock import BedrockGenerator
+from ragctl.adapters.extractive import ExtractiveGenerator
+from ragctl.adapters.openai import OpenAIGenerator, Server
 from ragctl.adapters.sagemaker import SageMakerGenerator
 from ragctl.prompts import abstained, build_prompt, citations, load_template
 from ragctl.records import Hit, Prompt
 from tests.servers.bedrock import WRITER, BedrockServer, Manner
 from tests.servers.clients import connect
+from tests.servers.openai_server import Behaviour, OpenAIServer
 from tests.servers.sagemaker_runtime import SageMakerRuntime, TextModel
 
 HITS = (
@@ -52,6 +56,15 @@ def bedrock(**manner: Any) -> Iterator[Generator]:
     assert (server.unexpected, server.broken) == ([], [])
 
 
+@contextmanager
+def openai(**behaviour: Any) -> Iterator[Generator]:
+    """A generator and an OpenAI-compatible server."""
+    with OpenAIServer(Behaviour(**behaviour)) as server:
+        pool = urllib3.PoolManager(maxsize=8)
+        yield OpenAIGenerator(Server(pool, f"{server.url}/v1", section="generation"), model="quoter")
+    assert server.unexpected == []
+
+
 GENERATORS: dict[str, Callable[[], AbstractContextManager[Generator]]] = {
     "sagemaker-chat": lambda: sagemaker(TextModel("chat")),
     "sagemaker-deepseek": lambda: sagemaker(TextModel("chat", thinks="implied"), "deepseek-r1-distill"),
@@ -60,6 +73,9 @@ GENERATORS: dict[str, Callable[[], AbstractContextManager[Generator]]] = {
     "sagemaker-completions": lambda: sagemaker(TextModel("completions")),
     "bedrock": bedrock,
     "bedrock-reasoning": lambda: bedrock(thinks="blocks"),
+    "openai": openai,
+    "openai-reasoning": lambda: openai(thinks="tags"),
+    "extractive": lambda: nullcontext(ExtractiveGenerator()),
 }
 
 

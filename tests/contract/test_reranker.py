@@ -2,11 +2,15 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
 from ragctl.adapters.base import Reranker
 from ragctl.adapters.bedrock import BedrockReranker
+from ragctl.adapters.fastembed import FastembedReranker, open_folder
+from tests.onnx_models import cross_encoder
 from tests.servers.bedrock import REGION, RERANKER, BedrockServer, Manner
 from tests.servers.clients import connect
 
@@ -27,9 +31,17 @@ def bedrock(page: int) -> Iterator[Reranker]:
     assert (server.unexpected, server.broken) == ([], [])
 
 
+@contextmanager
+def fastembed() -> Iterator[Reranker]:
+    """A reranker of a model in a folder."""
+    with TemporaryDirectory() as folder:
+        yield FastembedReranker(open_folder(cross_encoder(Path(folder))))
+
+
 RERANKERS: dict[str, Callable[[], AbstractContextManager[Reranker]]] = {
     "bedrock": lambda: bedrock(1_000),
     "bedrock-pages": lambda: bedrock(7),
+    "fastembed": fastembed,
 }
 
 
