@@ -200,7 +200,7 @@ class _Run:
             pipeline.run(work.todos(), tick)
         interrupted = self._progress.stopping.is_set()
         if not interrupted:
-            self._prune(work, pipeline.vanished)
+            self._prune(work, pipeline)
         self._clean()
         if counts.written or counts.removed:
             s.store.finish()
@@ -251,15 +251,16 @@ class _Run:
             before = float(self._s.ledger.meta("chunking_seconds") or 0)
             self._s.ledger.set_meta(chunking_seconds=f"{before + seconds:.3f}")
 
-    def _prune(self, work: Work, vanished: list[str]) -> None:
+    def _prune(self, work: Work, pipeline: Pipeline) -> None:
         """Delete the documents that the sources no longer have."""
         s = self._s
-        gone = vanished + [row.id for row in work.vanished()]
+        gone = pipeline.vanished + [row.id for row in work.vanished()]
         if not gone and not work.planned.delete:
             return
         _refuse_mass_delete(self._experiment, len(gone), s.ledger.counts()[0], self._options)
         self._progress.counts.deleted += len(gone)
         s.ledger.forget(gone, work.vanished_files())
+        s.ledger.settle([], pipeline.shrunk, [])
 
     def _clean(self) -> None:
         """Delete every loose key from the store: nothing is in flight, so no document is about to claim one."""

@@ -17,7 +17,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -153,7 +153,8 @@ class Pipeline:
         self._s = services
         self.counts = counts
         self.failures: list[Failure] = []
-        self.vanished: list[str] = []  # documents that are gone from files that are still there
+        self.vanished: list[str] = []  # documents that are gone from files that are still there ...
+        self.shrunk: list[FileRow] = []  # ... and those files
         self.seconds: dict[str, float] = {"read": 0.0, "parse": 0.0, "chunk": 0.0, "embed": 0.0, "put": 0.0}
         self._stopping = stopping  # set: end early, with everything saved that is in the store
         settings = services.experiment.ingest
@@ -593,15 +594,23 @@ class Pipeline:
         if file.finished is None or file.open > 0:
             return
         file_id = file.file.id
-        if file.whole and file.seen is not None:
-            rows = self._s.ledger.documents(file_id)
-            self.vanished += [row.id for row in rows if row.id not in file.seen]
         content = file.finished.content_hash if file.whole else ""
-        self._settled_files.append(self._file_row(file.file, content, file.documents, done=file.whole))
+        row = self._file_row(file.file, content, file.documents, done=file.whole)
+        if vanished := self._vanished(file):
+            self.vanished += vanished
+            self.shrunk.append(row)  # done only when they are removed, so that a refusal is met again
+            row = replace(row, done=False)
+        self._settled_files.append(row)
         del self._files[file_id]
         self._issued.pop(file_id, None)
         if len(self._settled) + len(self._settled_files) >= SETTLE_DOCUMENTS:
             self._save()
+
+    def _vanished(self, file: _OpenFile) -> list[str]:
+        """Documents that the file had before and has no more; unknown while something of it cannot be read."""
+        if not file.whole or file.seen is None:
+            return []
+        return [row.id for row in self._s.ledger.documents(file.file.id) if row.id not in file.seen]
 
     def _file_row(self, file: SourceFile, content_hash: str, documents: int, *, done: bool) -> FileRow:
         fingerprint = self._s.fingerprints[file.source]

@@ -1,0 +1,312 @@
+"""ingest: twice is once, an edit costs what changed, nothing is lost and nothing is removed by accident."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ragctl.adapters import open_store
+from ragctl.errors import Refused
+from ragctl.ingest import IngestOptions, IngestResult, Progress, ingest
+from ragctl.loading import load
+from ragctl.state import open_state
+from tests.cli import experiment, ragctl, write_docs
+from tests.pdfs import encrypted_pdf
+
+Ingest = Callable[..., IngestResult]
+
+TEXTS = {f"d{i}.md": f"# Title {i}\n\nDocument number {i} is about subject {i * 7}.\n" for i in range(10)}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_docs(tmp_path, TEXTS)
+    experiment(tmp_path, ingest={"workers": 1})
+    return tmp_path
+
+
+def run(folder: Path, *overrides: str, **options: Any) -> IngestResult:
+    """One ingest in this process."""
+    loaded = load(folder / "experiment.yaml", overrides)
+    return ingest(loaded, open_state(loaded), IngestOptions(**options), Progress())
+
+
+def stored(folder: Path, *overrides: str) -> dict[str, dict[str, Any]]:
+    """Everything in the index: metadata by key."""
+    store = open_store(load(folder / "experiment.yaml", overrides))
+    try:
+        return {record.key: dict(record.metadata) for record in store.scan()}
+    finally:
+        store.close()
+
+
+def documents(folder: Path) -> list[str]:
+    return sorted({str(metadata["document"]) for metadata in stored(folder).values()})
+
+
+def test_everything_gets_in_with_its_place(folder: Path) -> None:
+    """Every chunk names its document and where in it the text stands."""
+    result = run(folder)
+    assert (result.counts.added, result.counts.embedded, result.chunks) == (10, 10, 10)
+    (metadata,) = [m for m in stored(folder).values() if m["document"] == "docs/d3.md"]
+    assert metadata["text"] == TEXTS["d3.md"][metadata["start"] : metadata["end"]]
+    assert metadata["title"] == "Title 3"
+
+
+def test_the_second_run_does_nothing(folder: Path) -> None:
+    """Unchanged files cost a stat: nothing is embedded, nothing is written."""
+    run(folder)
+    before = stored(folder)
+    result = run(folder)
+    c = result.counts
+    assert (c.seen, c.unchanged, c.embedded, c.written, c.removed, c.bytes) == (10, 10, 0, 0, 0, 0)
+    assert stored(folder) == before
+
+
+def test_a_touched_file_is_read_and_found_unchanged(folder: Path) -> None:
+    """A new time with the old content writes nothing, and the time after that not even reads."""
+    run(folder)
+    os.utime(folder / "docs" / "d3.md", (1, 1))
+    counts = run(folder).counts
+    assert (counts.unchanged, counts.embedded, counts.written, counts.bytes > 0) == (10, 0, 0, True)
+    assert run(folder).counts.bytes == 0
+
+
+def test_an_edit_embeds_only_the_chunks_that_changed(tmp_path: Path) -> None:
+    """Chunks that moved keep their vectors and get their new places."""
+    paragraphs = [f"Paragraph {i} speaks of {'abcdefgh'[i] * 150}." for i in range(8)]
+    write_docs(tmp_path, {"a.txt": "\n\n".join(paragraphs)})
+    experiment(tmp_path, ingest={"workers": 1})
+    assert run(tmp_path).counts.embedded == 8
+    paragraphs[3] = "Another paragraph altogether."
+    write_docs(tmp_path, {"a.txt": "\n\n".join(paragraphs)})
+    counts = run(tmp_path).counts
+    assert (counts.changed, counts.embedded, counts.reused, counts.removed) == (1, 1, 7, 1)
+    text = "\n\n".join(paragraphs)
+    assert all(m["text"] == text[m["start"] : m["end"]] for m in stored(tmp_path).values())
+    assert len(stored(tmp_path)) == 8
+
+
+def test_a_deleted_file_takes_exactly_its_chunks_along(folder: Path) -> None:
+    """The others stay."""
+    run(folder)
+    (folder / "docs" / "d3.md").unlink()
+    counts = run(folder).counts
+    assert (counts.deleted, counts.removed, counts.embedded) == (1, 1, 0)
+    assert documents(folder) == sorted(f"docs/{name}" for name in TEXTS if name != "d3.md")
+
+
+def test_a_renamed_file_is_not_embedded_again_by_a_service(folder: Path) -> None:
+    """Its text is in the index under the old name, so its vector is taken over."""
+    run(folder)
+    (folder / "docs" / "d3.md").rename(folder / "docs" / "renamed.md")
+    counts = run(folder).counts
+    assert (counts.added, counts.deleted) == (1, 1)
+    assert "docs/renamed.md" in documents(folder)
+    assert "docs/d3.md" not in documents(folder)
+
+
+def test_a_mass_delete_is_refused(folder: Path) -> None:
+    """A share that was not mounted does not empty the index."""
+    run(folder)
+    for name in list(TEXTS)[:3]:
+        (folder / "docs" / name).unlink()
+    with pytest.raises(Refused) as caught:
+        run(folder)
+    assert caught.value.exit_status == 6
+    assert caught.value.message == (
+        "3 of 10 documents are gone from the sources, more than the 20% that one run may remove; nothing was removed"
+    )
+    assert caught.value.hint == "check the sources; if it is meant: ragctl ingest CONFIG --max-delete 1.0"
+    assert len(documents(folder)) == 10
+    assert run(folder, max_delete=1.0).counts.deleted == 3
+    assert len(documents(folder)) == 7
+
+
+def test_a_record_file_that_lost_most_records_is_refused(tmp_path: Path) -> None:
+    """Records are documents, so the guard counts them, too."""
+    lines = [json.dumps({"id": i, "text": f"record {i}"}) for i in range(10)]
+    write_docs(tmp_path, {"r.jsonl": "\n".join(lines)})
+    experiment(tmp_path, chunking={"kind": "record"}, ingest={"workers": 1})
+    assert run(tmp_path).counts.added == 10
+    write_docs(tmp_path, {"r.jsonl": "\n".join(lines[:5])})
+    with pytest.raises(Refused, match="5 of 10 documents are gone"):
+        run(tmp_path)
+    assert len(stored(tmp_path)) == 10
+    assert run(tmp_path, max_delete=0.5).counts.deleted == 5
+    assert len(stored(tmp_path)) == 5
+
+
+def test_a_record_file_changes_record_by_record(tmp_path: Path) -> None:
+    """One changed, one new, one gone: the rest is left alone."""
+    records = [{"id": i, "text": f"record number {i}"} for i in range(10)]
+    write_docs(tmp_path, {"r.jsonl": "\n".join(map(json.dumps, records))})
+    experiment(tmp_path, chunking={"kind": "record"}, ingest={"workers": 1})
+    run(tmp_path)
+    records[2]["text"] = "changed"
+    records[5] = {"id": 99, "text": "new"}
+    write_docs(tmp_path, {"r.jsonl": "\n".join(map(json.dumps, records))})
+    counts = run(tmp_path).counts
+    assert (counts.changed, counts.added, counts.deleted, counts.unchanged, counts.embedded) == (1, 1, 1, 8, 2)
+
+
+def test_a_bad_file_does_not_stop_the_good_ones(folder: Path) -> None:
+    """An encrypted PDF among good documents: exit 3, it is listed, the rest is indexed; mended, it gets in."""
+    (folder / "docs" / "locked.pdf").write_bytes(encrypted_pdf(["The secret is safe."], "open sesame"))
+    ended = ragctl("ingest", folder / "experiment.yaml", "--json")
+    assert ended.status == 3
+    assert ended.json["documents"]["added"] == 10
+    (failure,) = ended.json["failures"]
+    assert (failure["document"], failure["stage"]) == ("docs/locked.pdf", "parse")
+    assert "is encrypted" in failure["error"]
+    assert "parsing.pdf_passwords" in failure["error"]
+    assert "ragctl: error: 1 documents failed; the index is consistent" in ended.err
+    listed = ragctl("failures", folder / "experiment.yaml", "--json").json["failures"]
+    assert [(f["document"], f["attempts"]) for f in listed] == [("docs/locked.pdf", 1)]
+    result = run(folder, 'parsing.pdf_passwords=["open sesame"]', only_failed=True)
+    assert (result.counts.added, result.failures) == (1, [])
+    assert "docs/locked.pdf" in documents(folder)
+
+
+def test_a_changed_file_that_fails_keeps_its_old_chunks(folder: Path) -> None:
+    """Half a file written by somebody else does not cost the answer of yesterday."""
+    run(folder)
+    (folder / "docs" / "d3.md").write_bytes(b"\x00\x01\x02" * 1_000)
+    result = run(folder)
+    assert [f.document for f in result.failures] == ["docs/d3.md"]
+    assert "docs/d3.md" in documents(folder)
+
+
+def test_another_embedder_on_the_same_index_is_refused(folder: Path) -> None:
+    """Exit 6, both identities named, nothing changed."""
+    run(folder)
+    before = stored(folder)
+    ended = ragctl("ingest", folder / "experiment.yaml", "--set", "embedding.dimension=128")
+    assert ended.status == 6
+    assert "index test was made with other settings" in ended.err
+    assert "dimension: the index has 256, the experiment asks for 128" in ended.err
+    assert "hint: name another index in store.index" in ended.err
+    assert stored(folder) == before
+
+
+def test_changed_chunking_does_every_document_again(folder: Path) -> None:
+    """Settings that shape the chunks are part of what "unchanged" means."""
+    run(folder)
+    result = run(folder, "chunking.size=40")
+    assert (result.counts.changed, result.counts.unchanged) == (10, 0)
+    assert all(len(str(m["text"])) <= 40 for m in stored(folder).values())
+
+
+def test_changed_metadata_is_written_without_embedding(folder: Path) -> None:
+    """The vectors are those of yesterday."""
+    run(folder)
+    result = run(folder, "sources.0.metadata.team=blue")
+    assert (result.counts.changed, result.counts.embedded, result.counts.reused) == (10, 0, 10)
+    assert {m["team"] for m in stored(folder).values()} == {"blue"}
+
+
+def test_an_emptied_index_is_noticed_and_restored(folder: Path) -> None:
+    """It is never reported as unchanged."""
+    run(folder)
+    before = stored(folder)
+    store = open_store(load(folder / "experiment.yaml"))
+    store.drop()
+    store.close()
+    result = run(folder)
+    assert (result.restored or result.counts.written == 10, result.counts.written) == (True, 10)
+    assert stored(folder) == before
+
+
+def test_an_index_that_lost_some_chunks_is_repaired(folder: Path) -> None:
+    """The probe finds a hole, and what was in it is put back."""
+    run(folder)
+    before = stored(folder)
+    store = open_store(load(folder / "experiment.yaml"))
+    store.delete(list(before)[:4])
+    store.close()
+    result = run(folder)
+    assert result.restored
+    assert stored(folder) == before
+
+
+def test_a_lost_ledger_is_rebuilt_from_the_index(folder: Path) -> None:
+    """After that nothing is written twice, and what is gone from the sources is still known."""
+    run(folder)
+    before = stored(folder)
+    for name in ("ledger.sqlite", "lease.json"):
+        (folder / "state" / "test" / name).unlink()
+    ended = ragctl("ledger", "rebuild", folder / "experiment.yaml", "--json")
+    assert (ended.status, ended.json["documents"], ended.json["chunks"]) == (0, 10, 10)
+    (folder / "docs" / "d3.md").unlink()
+    result = run(folder)
+    assert (result.counts.deleted, result.chunks) == (1, 9)
+    assert {k: m for k, m in before.items() if m["document"] != "docs/d3.md"} == stored(folder)
+
+
+def test_an_empty_corpus_is_said(tmp_path: Path) -> None:
+    """No file is no error, but it is not silent either."""
+    (tmp_path / "docs").mkdir()
+    ended = ragctl("ingest", experiment(tmp_path))
+    assert ended.status == 0
+    assert "the sources list no file at all" in ended.err
+    assert ended.out.startswith("test: nothing to do, 0 documents in 0 chunks")
+
+
+def test_a_missing_source_is_a_configuration_error(tmp_path: Path) -> None:
+    """Exit 2 before anything is touched."""
+    ended = ragctl("ingest", experiment(tmp_path))
+    assert ended.status == 2
+    assert f"{tmp_path / 'docs'} does not exist" in ended.err
+
+
+def test_a_dry_run_says_what_would_be_done_and_does_nothing(folder: Path) -> None:
+    """Neither index nor ledger nor report is made."""
+    ended = ragctl("ingest", folder / "experiment.yaml", "--dry-run", "--json")
+    assert (ended.status, ended.json["dry_run"], ended.json["documents"]["added"]) == (0, True, 10)
+    assert not (folder / "store").exists()
+    assert not (folder / "state").exists()
+    assert not (folder / "runs").exists()
+
+
+def test_whitespace_is_an_empty_document_and_no_chunk(tmp_path: Path) -> None:
+    """It is counted, and not tried again."""
+    write_docs(tmp_path, {"blank.txt": " \n\t\n"})
+    experiment(tmp_path, ingest={"workers": 1})
+    assert run(tmp_path).counts.empty == 1
+    assert stored(tmp_path) == {}
+    assert run(tmp_path).counts.bytes == 0
+
+
+def test_the_run_report_holds_what_happened(folder: Path) -> None:
+    """Its path is printed, and it can be read years later."""
+    ended = ragctl("ingest", folder / "experiment.yaml", "--json")
+    report = json.loads(Path(ended.json["run"]).read_text())
+    assert (report["schema"], report["status"], report["command"]) == ("ragctl.run/1", "done", "ingest")
+    assert report["documents"]["added"] == 10
+    assert report["config"]["embedding"] == {"kind": "hashing", "dimension": 256}
+
+
+def test_stdout_is_the_result_alone(folder: Path) -> None:
+    """Progress and warnings never reach it."""
+    ended = ragctl("ingest", folder / "experiment.yaml", "--json", "--log-json", "--verbose")
+    assert ended.json["schema"] == "ragctl.ingest/1"
+    assert ended.out.count("\n") == 1
+    assert all(json.loads(line)["event"].startswith("ragctl") for line in ended.err.splitlines())
+
+
+def test_the_second_of_two_runs_at_once_is_turned_away(folder: Path) -> None:
+    """Exit 7, while the first one works on."""
+    from ragctl.ingest import lease_name
+    from ragctl.lease import hold
+
+    state = open_state(load(folder / "experiment.yaml"))
+    with hold(state, lease_name("test"), "ingest"):
+        ended = ragctl("ingest", folder / "experiment.yaml")
+    assert ended.status == 7
+    assert "another run holds the lease on this index" in ended.err
+    assert ragctl("ingest", folder / "experiment.yaml").status == 0
