@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from ragctl import backends
 from ragctl.adapters.aws import client as aws_client
 from ragctl.adapters.base import IndexInfo, IndexSpec, SearchRequest, StoreLimits
-from ragctl.adapters.s3vectors_calls import BULK_S, ONE_ATTEMPT, Calls, Conflict, Invalid
+from ragctl.adapters.s3vectors_calls import BULK_S, MISSING, ONE_ATTEMPT, Calls, Conflict, Invalid
 from ragctl.adapters.s3vectors_index import (
     BUCKET_TAG,
     Found,
@@ -185,7 +185,7 @@ class S3VectorsStore:
     def _known(self) -> Found:
         found = self._found or self._read()
         if found is None:
-            raise NotFound(f"there is no {self._name}", hint="make it: ragctl create-index CONFIG")
+            raise NotFound(f"there is no {self._name}", hint=MISSING)
         return found
 
     def _make(self, spec: IndexSpec) -> bool:
@@ -272,8 +272,6 @@ class S3VectorsStore:
         """
         _check_count("put", len(records), MAX_PUT_RECORDS)
         refuse_doubles(records)
-        if not records:
-            return
         self._calls.write("PutVectors", records, lambda batch: {"vectors": self._encode(batch)})
 
     def get(self, keys: Sequence[str], *, vectors: bool = False) -> dict[str, VectorRecord]:

@@ -16,7 +16,7 @@ import botocore.exceptions as bc
 from botocore import xform_name
 
 from ragctl.adapters.aws import CONNECTION_ERRORS, THROTTLE_CODES, aws_errors, error_code
-from ragctl.errors import ServiceError
+from ragctl.errors import NotFound, ServiceError
 from ragctl.limiter import Limiter
 
 log = logging.getLogger("ragctl.s3vectors")
@@ -39,6 +39,14 @@ class Conflict(ServiceError):
 
 class Invalid(ServiceError):
     """The service finds fault with the request itself (ValidationException)."""
+
+
+OUR_KINDS: Final[dict[str, type[ServiceError]]] = {
+    "ConflictException": Conflict,
+    "ValidationException": Invalid,
+}
+MISSING: Final = "make and fill it: ragctl ingest CONFIG; or, if it is there, check store.bucket, aws.region and the account"
+KMS: Final = "check the KMS key: its state, its policy, and kms:Decrypt for indexing.s3vectors.amazonaws.com"
 
 
 class Calls:
@@ -80,7 +88,7 @@ class Calls:
         """Write or delete items at the pace of the index; what is too much for the service goes in halves."""
         method = getattr(self._client, xform_name(operation))
         attempts = self._attempts(operation, self._names[1], BULK_S, self._limiter.slow_down)
-        pending = [items]
+        pending = [items] if items else []
         while pending:
             batch = pending.pop()
             self._limiter.acquire(len(batch))
@@ -156,15 +164,18 @@ class Attempts:
         self._sleep(seconds)
 
     def _give_up(self, error: Exception) -> NoReturn:
-        code = error_code(error) if isinstance(error, bc.ClientError) else ""
         try:
             with aws_errors(self._action, self._resource):
                 raise error
+        except NotFound as ours:
+            raise NotFound(ours.message, hint=MISSING) from error
         except ServiceError as ours:
-            kind = {"ConflictException": Conflict, "ValidationException": Invalid}.get(code)
-            if kind is None or type(ours) is not ServiceError:
-                raise
-            raise kind(ours.message, hint=ours.hint) from error
+            code = error_code(error) if isinstance(error, bc.ClientError) else ""
+            if code.startswith("Kms"):
+                raise ServiceError(ours.message, hint=KMS) from error
+            if code in OUR_KINDS:
+                raise OUR_KINDS[code](ours.message, hint=ours.hint) from error
+            raise
 
 
 def _status(error: Exception) -> int:

@@ -10,8 +10,12 @@ import pytest
 
 from ragctl.adapters.base import IndexSpec, VectorStore
 from ragctl.adapters.local import LocalStore
+from ragctl.adapters.s3vectors import S3VectorsStore
+from ragctl.backends import S3VectorsStore as Settings
+from tests.servers.clients import connect
+from tests.servers.s3vectors import S3VectorsServer
 
-# Opens a store whose index does not exist; every call with the same folder reaches the same index.
+# Opens a store whose index does not exist; what it keeps on this machine goes into the folder.
 Opener = Callable[[Path], AbstractContextManager[VectorStore]]
 
 SPEC = IndexSpec(dimension=2, metric="cosine", embedder="compass/1")
@@ -24,8 +28,16 @@ def local(folder: Path) -> Iterator[VectorStore]:
     store.close()
 
 
+@contextmanager
+def s3vectors(_: Path) -> Iterator[VectorStore]:
+    with S3VectorsServer() as server, connect("s3vectors", server.url) as client:
+        yield S3VectorsStore(client, Settings(kind="s3vectors", bucket="library", index="papers"))
+    assert (server.unexpected, server.broken) == ([], [])
+
+
 BACKENDS: dict[str, Opener] = {
     "local": local,
+    "s3vectors": s3vectors,
 }
 
 

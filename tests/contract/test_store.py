@@ -358,11 +358,11 @@ def test_euclidean_distance_is_the_length_between(absent: VectorStore) -> None:
 
 @pytest.mark.parametrize("finished", [False, True])
 def test_text_search_finds_words(store: VectorStore, finished: bool) -> None:
-    """Only records with a word of the question; more words and rarer ones are better; no distance."""
+    """Only records with a word of the question, those with more of them first; no distance."""
     store.put(compass())
     if finished:
         store.finish()
-    hits = search(store, "text", text="Which sun rises over the harbour?")
+    hits = search(store, "text", text="Sun rises? Harbour!")
     assert keys(hits) == ["east", "west"]
     assert hits[0].score > hits[1].score > 0
     assert [hit.distance for hit in hits] == [None, None]
@@ -378,7 +378,7 @@ def test_text_search_stems(store: VectorStore) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ['"', "AND", "(winds OR", "+winds -cold", "wi*ds", "text:winds", "\\", "winds~2", "?!", "😀", "\x00"],
+    ['"', "NOT", "(winds OR", "+winds -cold", "wi*ds", "text:winds", "\\", "winds~2", "?!", "😀", "\x00"],
 )
 def test_a_question_is_words_never_syntax(store: VectorStore, text: str) -> None:
     """Operators of query languages are ordinary characters; no question is a crash."""
