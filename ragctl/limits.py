@@ -7,11 +7,11 @@ bytes and the formula of `metadata_size` are from published measurements of the 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING, NoReturn
 
 from ragctl.errors import ConfigError, InputRefused, RecordRefused
-from ragctl.filters import EXACT_INTEGER
+from ragctl.filters import EXACT_INTEGER, is_number
 from ragctl.records import DOCUMENT
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def metadata_size(metadata: Metadata) -> int:
 
     4 + the sum over the entries of 8 + UTF-8 bytes of the key + the value: a string its UTF-8 bytes, a number 4,
     a boolean 0, an array 4 per element and the elements. (Formula found by measuring the service, exact on 24
-    shapes.)
+    shapes.) Raises ValueError for a value that no store takes.
     """
     return 4 + sum(_entry_size(key, value) for key, value in metadata.items())
 
@@ -97,30 +97,37 @@ def check_query(request: SearchRequest, *, dimension: int, metric: str) -> None:
 
 def _refuse(record: VectorRecord, fault: str, hint: str | None = None) -> NoReturn:
     document = record.metadata.get(DOCUMENT)
-    known = document if isinstance(document, str) and _bytes(document) >= 0 else None
+    known = _shown(document) if isinstance(document, str) else None
     where = f"document {known}, " if known else ""
     key = record.key if len(record.key) <= 80 else f"{record.key[:77]}..."
-    shown = key.encode(errors="backslashreplace").decode()
-    raise RecordRefused(f"{where}key {shown}: {fault}", hint=hint, document=known)
+    raise RecordRefused(f"{where}key {_shown(key)}: {fault}", hint=hint, document=known)
+
+
+def _shown(text: str) -> str:
+    return text.encode(errors="backslashreplace").decode()
+
+
+class _Fault(ValueError):
+    """A value that no store takes; the message says why."""
 
 
 def _bytes(text: str) -> int:
-    """Return the UTF-8 bytes of a text; -1 for one with a lone surrogate, which has none."""
     if text.isascii():
         return len(text)
     try:
         return len(text.encode())
     except UnicodeEncodeError:
-        return -1
+        raise _Fault("holds half of a character (a lone surrogate)") from None
 
 
 # --- key and vector --------------------------------------------------------------------------------------
 
 
 def _check_key(record: VectorRecord) -> None:
-    size = _bytes(record.key)
-    if size < 0:
-        _refuse(record, "the key holds half of a character (a lone surrogate)")
+    try:
+        size = _bytes(record.key)
+    except _Fault as fault:
+        _refuse(record, f"the key {fault}")
     if not 1 <= size <= MAX_KEY_BYTES:
         _refuse(record, f"the key has {size:,} bytes, 1 to {MAX_KEY_BYTES:,} are allowed")
 
@@ -149,21 +156,28 @@ def _vector_fault(vector: Vector, metric: str) -> str | None:
 
 
 def _check_metadata(record: VectorRecord, non_filterable: Collection[str]) -> None:
-    metadata = record.metadata
-    if len(metadata) > MAX_METADATA_KEYS:
-        _refuse(record, f"{len(metadata)} metadata keys, at most {MAX_METADATA_KEYS} are allowed")
-    for fault in _faults(metadata):
-        _refuse(record, fault)
-    sizes = {key: _entry_size(key, value) for key, value in metadata.items()}
+    if len(record.metadata) > MAX_METADATA_KEYS:
+        _refuse(record, f"{len(record.metadata)} metadata keys, at most {MAX_METADATA_KEYS} are allowed")
+    sizes = _sizes(record)
     whole = 4 + sum(sizes.values())
-    filterable = {key: size for key, size in sizes.items() if key not in non_filterable}
-    part = 4 + sum(filterable.values())
     if whole > MAX_METADATA_BYTES:
         fault = f"its metadata and text take {whole:,} bytes, at most {MAX_METADATA_BYTES:,} are allowed"
         _refuse(record, fault, f"the largest is {_largest(sizes)}; cut it, or make chunks smaller")
+    filterable = {key: size for key, size in sizes.items() if key not in non_filterable}
+    part = 4 + sum(filterable.values())
     if part > MAX_FILTERABLE_BYTES:
         fault = f"its filterable metadata take {part:,} bytes, at most {MAX_FILTERABLE_BYTES:,} are allowed"
         _refuse(record, fault, f"the largest is {_largest(filterable)}; name it in store.non_filterable")
+
+
+def _sizes(record: VectorRecord) -> dict[str, int]:
+    sizes = {}
+    for key, value in record.metadata.items():
+        try:
+            sizes[key] = _entry_size(key, value)
+        except _Fault as fault:
+            _refuse(record, f'metadata "{_shown(str(key)[:80])}": {fault}')
+    return sizes
 
 
 def _largest(sizes: dict[str, int]) -> str:
@@ -172,50 +186,35 @@ def _largest(sizes: dict[str, int]) -> str:
 
 
 def _entry_size(key: str, value: object) -> int:
+    if not isinstance(key, str) or len(key) > MAX_METADATA_KEY_CHARACTERS:
+        raise _Fault(f"a key is a string of at most {MAX_METADATA_KEY_CHARACTERS:,} characters")
     return 8 + _bytes(key) + _value_size(value)
 
 
 def _value_size(value: object) -> int:
     if isinstance(value, str):
         return _bytes(value)
-    if isinstance(value, list):
-        return sum(4 + _value_size(element) for element in value)
-    return 0 if isinstance(value, bool) else 4
+    if isinstance(value, bool):
+        return 0
+    return _list_size(value) if isinstance(value, list) else _number_size(value)
 
 
-def _faults(metadata: Metadata) -> Iterator[str]:
-    for key, value in metadata.items():
-        if not isinstance(key, str) or _bytes(key) < 0 or len(key) > MAX_METADATA_KEY_CHARACTERS:
-            yield f"a metadata key is not a string of at most {MAX_METADATA_KEY_CHARACTERS:,} characters"
-        elif fault := _value_fault(value):
-            yield f'metadata "{key[:80]}": {fault}'
-
-
-def _value_fault(value: object) -> str | None:
-    if isinstance(value, list):
-        return _list_fault(value)
-    if isinstance(value, str):
-        return "holds half of a character (a lone surrogate)" if _bytes(value) < 0 else None
-    return None if isinstance(value, bool) else _number_fault(value)
-
-
-def _number_fault(value: object) -> str | None:
-    if not isinstance(value, int | float) or isinstance(value, bool):
+def _number_size(value: object) -> int:
+    if not is_number(value):
         kind = "null" if value is None else type(value).__name__
-        return f"a value is a string, number, boolean, or a list of strings or numbers, not {kind}"
-    if isinstance(value, int):
-        return (
-            None if abs(value) <= EXACT_INTEGER else "an integer beyond 2**53 is not kept exactly; use text"
-        )
-    return None if math.isfinite(value) else "NaN and infinity are not numbers to a store"
+        raise _Fault(f"a value is a string, number, boolean, or a list of strings or numbers, not {kind}")
+    if isinstance(value, int) and abs(value) > EXACT_INTEGER:
+        raise _Fault("an integer beyond 2**53 is not kept exactly; use text")
+    if not math.isfinite(value):
+        raise _Fault("NaN and infinity are not numbers to a store")
+    return 4
 
 
-def _list_fault(values: list[object]) -> str | None:
+def _list_size(values: list[object]) -> int:
     if not values:
-        return "an empty list is refused; leave the key out"
-    if not (
-        all(isinstance(value, str) for value in values) or not any(isinstance(value, str) for value in values)
-    ):
-        return "a list holds only strings or only numbers"
-    check = _value_fault if isinstance(values[0], str) else _number_fault
-    return next((fault for value in values if (fault := check(value))), None)
+        raise _Fault("an empty list is refused; leave the key out")
+    strings = [value for value in values if isinstance(value, str)]
+    if strings and len(strings) < len(values):
+        raise _Fault("a list holds only strings or only numbers")
+    sizes = map(_bytes, strings) if strings else map(_number_size, values)
+    return sum(4 + size for size in sizes)

@@ -52,6 +52,7 @@ class LocalStore:
         self._path = path
         self._name = index
         self._folder = path / f"{index}.lance"
+        self._versions = self._folder / "_versions"  # without a version in it there is no index
         self._opened: tuple[Any, IndexInfo] | None = None
         self._opening = threading.Lock()
         self._writing = threading.Lock()  # commits at once would conflict, and be repeated until they do not
@@ -92,8 +93,10 @@ class LocalStore:
             self._opened = None
             if not self._folder.exists():
                 return False
-            # Without versions there is no index, so that one half removed is never taken for a whole.
-            shutil.rmtree(self._folder / "_versions", ignore_errors=True)
+            if self._versions.exists():
+                shutil.rmtree(
+                    self._versions
+                )  # first, so that an index half removed is never taken for a whole
             shutil.rmtree(self._folder)
             if not any(self._path.iterdir()):
                 self._path.rmdir()
@@ -114,8 +117,7 @@ class LocalStore:
             self._opened = None
 
     def _exists(self) -> bool:
-        versions = self._folder / "_versions"
-        return versions.is_dir() and any(versions.iterdir())
+        return self._versions.is_dir() and any(self._versions.iterdir())
 
     def _connect(self) -> Any:
         # An interval of zero: a read sees what any process has written before, as on S3 Vectors.
@@ -124,13 +126,13 @@ class LocalStore:
     def _open(self) -> tuple[Any, IndexInfo]:
         """Return the table and what it was made for; opened once."""
         with self._opening:
-            if not self._exists():
+            if self._opened is None or not self._versions.is_dir():
                 self._opened = None
-                raise NotFound(
-                    f"there is no index {self._name} in {self._path}",
-                    hint="make and fill it: ragctl ingest CONFIG",
-                )
-            if self._opened is None:
+                if not self._exists():
+                    raise NotFound(
+                        f"there is no index {self._name} in {self._path}",
+                        hint="make and fill it: ragctl ingest CONFIG",
+                    )
                 with self._faults("open"):
                     table = self._connect().open_table(self._name)
                     self._opened = table, self._info(table.schema)
@@ -173,7 +175,7 @@ class LocalStore:
 
     def check(self, record: VectorRecord) -> None:
         """Raise RecordRefused when a record breaks a limit, those of S3 Vectors among them."""
-        _, info = self._open()
+        _, info = self._opened or self._open()
         check_record(record, dimension=info.dimension, metric=info.metric, non_filterable=info.non_filterable)
 
     def put(self, records: Sequence[VectorRecord]) -> None:
