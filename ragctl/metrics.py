@@ -184,7 +184,7 @@ def _calculated(
     run = {"q": {place: float(-i) for i, place in enumerate(places)}}
     measures = [ir_measures.parse_measure(name) for name in names]
     values = ir_measures.calc_aggregate(measures, {"q": dict(grades)}, run)
-    return {names[str(measure)]: float(value) for measure, value in values.items()}
+    return {ours: float(values[measure]) for measure, ours in zip(measures, names.values(), strict=True)}
 
 
 # --- answer metrics --------------------------------------------------------------------------------------

@@ -117,6 +117,7 @@ def test_documents_rank_by_their_best_hit() -> None:
     question = Question("q", "?", relevant={"b": 1, "c": 2, "z": 0})
     hits = [hit("1", "a"), hit("2", "a"), hit("3", "b"), hit("4", "a"), hit("5", "c")]
     scores = rank_scores(["RR", "P@2", "R@2", "R@3", "nDCG@3"], question, hits)
+    assert list(scores) == ["RR", "P@2", "R@2", "R@3", "nDCG@3"]
     ideal = 2 / log2(2) + 1 / log2(3)
     expected = {"RR": 1 / 2, "P@2": 1 / 2, "R@2": 1 / 2, "R@3": 1.0}
     assert scores == pytest.approx({**expected, "nDCG@3": (1 / log2(3) + 2 / log2(4)) / ideal})

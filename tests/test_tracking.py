@@ -154,27 +154,27 @@ def test_a_server_that_is_down_is_a_service_error(artifacts: list[Path]) -> None
     assert caught.value.hint == "the evaluation itself is saved; see its run.json"
 
 
-def test_a_deleted_experiment_is_told(tmp_path: Path, artifacts: list[Path]) -> None:
+def test_a_deleted_experiment_is_told(server: MlflowServer, artifacts: list[Path]) -> None:
     """MLflow keeps the name, so nobody can make it anew."""
     from mlflow import MlflowClient
 
-    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    log(uri, artifacts)
-    client = MlflowClient(uri)
-    client.delete_experiment(client.search_experiments(filter_string="name = 'ragctl'")[0].experiment_id)
-    with pytest.raises(ServiceError, match="MLflow: experiment 'ragctl' is deleted"):
-        log(uri, artifacts)
+    client = MlflowClient(server.url)
+    client.delete_experiment(client.create_experiment("gone"))
+    with pytest.raises(ServiceError, match="MLflow: experiment 'gone' is deleted"):
+        log(server.url, artifacts, "gone")
 
 
-def test_a_run_that_could_not_be_logged_to_the_end_says_failed(tmp_path: Path, artifacts: list[Path]) -> None:
+def test_a_run_that_could_not_be_logged_to_the_end_says_failed(
+    server: MlflowServer, tmp_path: Path, artifacts: list[Path]
+) -> None:
     """It is not left running for ever."""
     from mlflow import MlflowClient
 
-    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    client = MlflowClient(server.url)
+    name = client.create_experiment("incomplete")
     with pytest.raises(ServiceError, match=r"absent\.html"):
-        log(uri, [*artifacts, tmp_path / "absent.html"])
-    client = MlflowClient(uri)
-    (run,) = client.search_runs([found.experiment_id for found in client.search_experiments()])
+        log(server.url, [*artifacts, tmp_path / "absent.html"], "incomplete")
+    (run,) = client.search_runs([name])
     assert run.info.status == "FAILED"
 
 
@@ -246,10 +246,10 @@ def test_what_nobody_knows_is_left_out() -> None:
 
 
 def test_telemetry_is_off_unless_somebody_turned_it_on(
-    tmp_path: Path, artifacts: list[Path], monkeypatch: pytest.MonkeyPatch
+    server: MlflowServer, artifacts: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Set before MLflow is imported; what the user has set stays."""
     monkeypatch.delenv("MLFLOW_DISABLE_TELEMETRY")
     monkeypatch.setenv("DO_NOT_TRACK", "false")
-    log(f"sqlite:///{tmp_path / 'mlflow.db'}", artifacts)
+    log(server.url, artifacts)
     assert (os.environ["MLFLOW_DISABLE_TELEMETRY"], os.environ["DO_NOT_TRACK"]) == ("true", "false")
