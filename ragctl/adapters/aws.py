@@ -50,8 +50,10 @@ _clients: dict[tuple[str, Aws, str], Any] = {}
 # --- sessions and clients --------------------------------------------------------------------------------
 
 
-def client(service: str, experiment: Experiment, **config: Any) -> Any:
+def client(service: str, experiment: Experiment, *, region_name: str | None = None, **config: Any) -> Any:
     """The boto3 client of a service such as "s3vectors", made once per `aws` section and settings.
+
+    `region_name` is for a service that is not in the experiment's region.
 
     `config` holds members of botocore's Config that differ from ours: `read_timeout`, `retries` and so on.
     Raises ConfigError when there is no region or the profile is unknown, CredentialsError when a role is to be
@@ -63,17 +65,27 @@ def client(service: str, experiment: Experiment, **config: Any) -> Any:
         "retries": {"mode": "standard", "total_max_attempts": ATTEMPTS},
         **config,
     }
-    key = (service, aws, repr(sorted(settings.items())))
+    key = (f"{service}@{region_name or ''}", aws, repr(sorted(settings.items())))
     with _making:
         if key not in _clients:
             with aws_errors("making a client", service):
                 _clients[key] = _session(aws).client(
                     service,
-                    region_name=_region(aws),
+                    region_name=region_name or _region(aws),
                     endpoint_url=getattr(aws.endpoints, service.replace("-", "_"), None),
                     config=_config(aws, **settings),
                 )
         return _clients[key]
+
+
+def session(experiment: Experiment) -> Any:
+    """A boto3 session of the `aws` section, its region set, for an SDK that makes its own clients."""
+    name = region(experiment)
+    with _making:
+        return boto3.Session(
+            botocore_session=_session(experiment.aws)._session,  # noqa: SLF001 - the only way to give it a region
+            region_name=name,
+        )
 
 
 def region(experiment: Experiment) -> str:

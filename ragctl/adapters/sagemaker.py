@@ -27,6 +27,7 @@ from ragctl.adapters.payloads import (
 )
 from ragctl.adapters.reasoning import Reply, opens_itself
 from ragctl.backends import SageMakerEmbedding, SageMakerGeneration
+from ragctl.deployment import recorded
 from ragctl.errors import ConfigError, InputRefused, ServiceError, Throttled
 from ragctl.records import Embedded, Generation, Prompt, Usage, short_hash
 
@@ -87,20 +88,20 @@ class SageMakerEmbedder:
         """The embedder of a config; what it leaves open comes from the deployment record. ConfigError if neither."""
         section = experiment.embedding
         assert isinstance(section, SageMakerEmbedding)
-        record = deployment or {}
-        recorded = record.get("dimension")
+        record = recorded(experiment, "embedding") if deployment is None else deployment
+        dimension = record.get("dimension")
         return cls(
             _runtime(experiment),
             endpoint=_known("embedding", "endpoint", section.endpoint, record),
             family=_family("embedding", section, record),
             model=section.model or str(record.get("model_id") or ""),
             model_version=str(record.get("model_version") or section.model_version),
-            dimension=section.dimension or (recorded if isinstance(recorded, int) else None),
+            dimension=section.dimension or (dimension if isinstance(dimension, int) else None),
             max_batch=section.max_batch,
             max_tokens=section.max_tokens,
             query_prefix=section.query_prefix,
             passage_prefix=section.passage_prefix,
-            inference_component=section.inference_component,
+            inference_component=_optional(section.inference_component or record.get("inference_component")),
         )
 
     @property
@@ -151,7 +152,7 @@ class SageMakerGenerator:
         """The generator of a config; what it leaves open comes from the deployment record. ConfigError if neither."""
         section = experiment.generation
         assert isinstance(section, SageMakerGeneration)
-        record = deployment or {}
+        record = recorded(experiment, "generation") if deployment is None else deployment
         return cls(
             _runtime(experiment),
             endpoint=_known("generation", "endpoint", section.endpoint, record),
@@ -160,7 +161,7 @@ class SageMakerGenerator:
             model_version=str(record.get("model_version") or section.model_version),
             max_tokens=section.max_tokens,
             temperature=section.temperature,
-            inference_component=section.inference_component,
+            inference_component=_optional(section.inference_component or record.get("inference_component")),
         )
 
     def generate(self, prompt: Prompt, on_text: Callable[[str], None] | None = None) -> Generation:
@@ -318,3 +319,7 @@ def _known(name: str, field: str, configured: str | None, record: Deployment) ->
             hint=f"set {name}.{field}, or run: ragctl deploy-models CONFIG",
         )
     return str(value)
+
+
+def _optional(value: object) -> str | None:
+    return str(value) if value else None

@@ -1,0 +1,276 @@
+"""Deployed models and how they go away: find, plan, remove in the right order, look again.
+
+`find` asks the account, `plan` decides without asking anybody, `remove` acts and says what is left. Only what
+carries ragctl's tags, or what the deployment record says ragctl made or took over, is ever removed.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
+
+from ragctl.deployment import CREATED_TAG, EXPIRES_TAG, KINDS, STACK_TAG, Record, Ref, is_past, scaling_of
+from ragctl.errors import PermissionDenied, ServiceError, Throttled
+from ragctl.indexes import Resource
+
+if TYPE_CHECKING:
+    from ragctl.adapters.sagemaker_control import ControlPlane
+
+log = logging.getLogger("ragctl.teardown")
+
+POLL_S = 5.0
+FIRST_POLL_S = 0.1
+GONE_TIMEOUT_S = 1_800.0
+BUSY: Final = ("Creating", "Updating", "SystemUpdating", "RollingBack")
+YOUNG: Final = timedelta(hours=1)  # a model without an endpoint may be one that is being deployed right now
+
+Selection = Literal["stack", "expired", "orphans"]
+
+
+class Cloud(Protocol):
+    """What removing needs of the account."""
+
+    def describe(self, ref: Ref) -> Mapping[str, Any] | None: ...  # None: absent
+    def delete(self, ref: Ref) -> bool: ...  # False: there was none
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Something of ours that exists. `uses`: what must outlive it, by its own words."""
+
+    ref: Ref
+    stack: str | None
+    status: str = ""
+    created: str | None = None
+    expires: str | None = None
+    instance: str | None = None  # "2 x ml.g5.2xlarge" where it costs
+    uses: frozenset[Ref] = frozenset()
+
+
+# --- find ------------------------------------------------------------------------------------------------
+
+
+def find(control: ControlPlane, *, stack: str | None = None, record: Record | None = None) -> list[Found]:
+    """What is ours: of one stack (by record, tags and names), or of the whole account and region (by tags)."""
+    recorded = record.resources if record else frozenset()
+    refs = set(recorded) | set(_tagged(control, stack))
+    if stack is not None:
+        refs |= set(control.named_like(f"ragctl-{stack}"))
+    found = [
+        item for ref in sorted(refs) for item in _look(control, ref, trusted=ref in recorded, stack=stack)
+    ]
+    return list({item.ref: item for item in found}.values())
+
+
+def _tagged(control: ControlPlane, stack: str | None) -> Iterable[Ref]:
+    try:
+        return list(control.tagged(stack))
+    except PermissionDenied as error:
+        if stack is None:
+            raise  # nothing else names what is ours, and a cron job must not say that all is well
+        log.warning("looking for models by name and record only: %s", error)
+        return ()
+
+
+def _look(control: ControlPlane, ref: Ref, *, trusted: bool, stack: str | None) -> list[Found]:
+    """The thing as it is now, with its scaling; nothing when it is gone or not ours."""
+    described = control.describe(ref)
+    if described is None:
+        return []
+    tags = control.tags_of(ref, described)
+    owner = tags.get(STACK_TAG)
+    if not trusted and (owner is None or (stack is not None and owner != stack)):
+        return []
+    found = Found(
+        ref,
+        owner or stack,
+        status=str(described.get("EndpointStatus") or described.get("InferenceComponentStatus") or ""),
+        created=tags.get(CREATED_TAG),
+        expires=tags.get(EXPIRES_TAG),
+        instance=_instance(described) if ref.type == "endpoint-config" else None,
+        uses=_uses(ref, described),
+    )
+    scaling = [other for other in scaling_of(ref) if control.describe(other) is not None]
+    return [found, *(Found(other, found.stack, uses=frozenset({ref})) for other in scaling)]
+
+
+def _uses(ref: Ref, described: Mapping[str, Any]) -> frozenset[Ref]:
+    if ref.type == "endpoint" and described.get("EndpointConfigName"):
+        return frozenset({Ref("endpoint-config", described["EndpointConfigName"])})
+    if ref.type == "endpoint-config":
+        names = (variant.get("ModelName") for variant in described["ProductionVariants"])
+        return frozenset(Ref("model", name) for name in names if name)
+    if ref.type == "inference-component":
+        model = described.get("Specification", {}).get("ModelName")
+        endpoint = Ref("endpoint", described["EndpointName"])
+        return frozenset({endpoint} | ({Ref("model", model)} if model else set()))
+    return frozenset()
+
+
+def _instance(config: Mapping[str, Any]) -> str | None:
+    variant = config["ProductionVariants"][0]
+    if "InstanceType" not in variant:
+        return None
+    return f"{variant.get('InitialInstanceCount', 1)} x {variant['InstanceType']}"
+
+
+# --- plan ------------------------------------------------------------------------------------------------
+
+
+def plan(found: Collection[Found], selection: Selection, now: datetime | None = None) -> list[Found]:
+    """What is to go, in the order in which it must go.
+
+    "stack" is everything; "expired" what is past its time, with all that it alone uses; "orphans" what no endpoint
+    uses, and endpoints that failed, unless it is so young that somebody may be deploying it right now.
+    """
+    moment = now or datetime.now(UTC)
+    chosen = {
+        "stack": lambda: list(found),
+        "expired": lambda: _expired(found, moment),
+        "orphans": lambda: _orphans(found, moment),
+    }[selection]()
+    return sorted(chosen, key=lambda item: (KINDS.index(item.ref.type), item.ref.name))
+
+
+def _expired(found: Collection[Found], now: datetime) -> list[Found]:
+    past = {item.ref for item in found if item.expires is not None and is_past(item.expires, now)}
+    alive = {item.ref for item in found if item.ref.type == "endpoint"} - past
+    going = _group(past, found) - _group(alive, found)
+    return [item for item in found if item.ref in going]
+
+
+def _orphans(found: Collection[Found], now: datetime) -> list[Found]:
+    alive = {item.ref for item in found if item.ref.type == "endpoint" and item.status != "Failed"}
+    kept = _group(alive, found)
+    old = {item.ref for item in found if item.created is None or is_past(item.created, now - YOUNG)}
+    return [item for item in found if item.ref in old - kept]
+
+
+def _group(refs: Collection[Ref], found: Collection[Found]) -> set[Ref]:
+    """The refs, what hangs on them (components, and the scaling of those), and everything that all of them use."""
+    first = {item.ref for item in found if item.uses & set(refs)}
+    group = {*refs, *first, *(item.ref for item in found if item.uses & first)}
+    return group | _closure((item for item in found if item.ref in group), found)
+
+
+def _closure(items: Iterable[Found], found: Collection[Found]) -> set[Ref]:
+    """Everything that the items use, directly or not."""
+    by_ref = {item.ref: item for item in found}
+    used: set[Ref] = set()
+    waiting = [ref for item in items for ref in item.uses]
+    while waiting:
+        ref = waiting.pop()
+        if ref not in used:
+            used.add(ref)
+            waiting += by_ref[ref].uses if ref in by_ref else ()
+    return used
+
+
+# --- remove ----------------------------------------------------------------------------------------------
+
+
+def remove(
+    cloud: Cloud,
+    refs: Collection[Ref],
+    *,
+    tell: Callable[[str], None] = lambda _: None,
+    timeout_s: float | None = None,
+) -> list[Resource]:
+    """Remove the refs, what uses others first, wait until each kind is gone, and look again.
+
+    Each comes back as a resource: "deleted", "absent", or "left" with the reason in its status. What is used by
+    something that is left is left as well: AWS asks that a config outlives its endpoint, for without it one no
+    longer sees what the endpoint costs.
+    """
+    deadline = time.monotonic() + (GONE_TIMEOUT_S if timeout_s is None else timeout_s)
+    outcome: list[Resource] = []
+    for kind in KINDS:
+        mine = {ref for ref in refs if ref.type == kind}
+        if any(
+            item.action == "left" and item.type in ("endpoint", "inference-component") for item in outcome
+        ):
+            outcome += [_left(ref, "waits for what uses it") for ref in sorted(mine)]
+        else:
+            outcome += _remove_all(cloud, mine, tell, deadline)
+    return outcome
+
+
+def _remove_all(
+    cloud: Cloud, refs: Collection[Ref], tell: Callable[[str], None], deadline: float
+) -> list[Resource]:
+    """Remove what does not use one another, all at the same time."""
+    outcome: dict[Ref, Resource] = {}
+    asked: set[Ref] = set()
+    pause, pause_s = threading.Event(), FIRST_POLL_S
+    while waiting := sorted(set(refs) - outcome.keys()):
+        for ref in waiting:
+            result = _push(cloud, ref, asked, tell, late=time.monotonic() >= deadline)
+            if result is not None:
+                outcome[ref] = result
+        if len(outcome) < len(refs):
+            pause.wait(pause_s)
+            pause_s = min(2 * pause_s, POLL_S)
+    return [outcome[ref] for ref in sorted(outcome)]
+
+
+def _push(
+    cloud: Cloud, ref: Ref, asked: set[Ref], tell: Callable[[str], None], *, late: bool
+) -> Resource | None:
+    """Look at it, ask for its removal where that can help; None: not gone yet.
+
+    It is asked for again while the thing is there: a delete that came during an update is known to have been
+    answered well and to have done nothing, and an endpoint that is being created may refuse until it is made.
+    """
+    status = ""
+    try:
+        described = cloud.describe(ref)
+        if described is None:
+            return Resource(ref.type, ref.name, "deleted" if ref in asked else "absent")
+        status = str(described.get("EndpointStatus") or described.get("InferenceComponentStatus") or "")
+        if status != "Deleting":
+            cloud.delete(ref)
+            if ref not in asked:
+                tell(f"{ref}: deleting")
+            asked.add(ref)
+    except Throttled as error:
+        return _left(ref, error.message) if late else None
+    except ServiceError as error:
+        if late or status not in BUSY:
+            return _left(ref, error.message)
+        tell(f"{ref}: is {status}; waiting until it can be deleted")
+        return None
+    return _left(ref, f"still {status or 'there'}") if late else None
+
+
+def _left(ref: Ref, why: str) -> Resource:
+    return Resource(ref.type, ref.name, "left", why)
+
+
+def gone(outcome: Iterable[Resource]) -> frozenset[Ref]:
+    """Of what `remove` gave, what does not exist any more."""
+    return frozenset(
+        Ref(resource.type, resource.name)  # type: ignore[arg-type] # `remove` gives the types of refs
+        for resource in outcome
+        if resource.action in ("deleted", "absent")
+    )
+
+
+def refuse_leftovers(outcome: Iterable[Resource], costs: Mapping[str, str]) -> None:
+    """Raise ServiceError naming what is left, and what of it still costs (name -> "$1.52 an hour")."""
+    left = [resource for resource in outcome if resource.action == "left"]
+    if left:
+        lines = [f"{item.type} {item.name}: {item.status}{_cost(item.name, costs)}" for item in left]
+        raise ServiceError(
+            "some resources still exist:\n  " + "\n  ".join(lines),
+            hint="an endpoint that is Creating can be deleted once it has failed or is in service (up to an hour): "
+            "run this command again",
+        )
+
+
+def _cost(name: str, costs: Mapping[str, str]) -> str:
+    return f" (costs {costs[name]})" if name in costs else ""
