@@ -6,8 +6,8 @@ import re
 from collections.abc import Callable
 
 _SPELLED = (
-    "one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|thirteen|fourteen|fifteen|sixteen|seventeen"
-    "|eighteen|nineteen|twenty|thirty|forty|fifty|sixty|seventy|eighty|ninety|hundred|thousand|half|third|quarter"
+    "two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|thirteen|fourteen|fifteen|sixteen|seventeen"
+    "|eighteen|nineteen|twenty|thirty|forty|fifty|sixty|seventy|eighty|ninety|hundred|thousand"
 )
 _NUMBER = rf"(?:\d[\d.,]*|{_SPELLED})"
 _UNIT = (
@@ -25,6 +25,7 @@ _OPENING = (
     "|Later|Many|More|Most|My|No|Nobody|Not|Now|Of|On|One|Only|Or|Other|Our|Over|She|Since|So|Some|Such|That|The|Their"
     "|Then|There|These|They|This|Those|Three|Through|To|Two|Under|Until|Up|We|What|When|Where|Which|While|With|You|Your"
 )
+_CAPITALISED = rf"(?!(?:{_DATED}|{_OPENING})\b)[A-ZÀ-Þ][\w'’-]+"
 
 
 def _words(pattern: str) -> re.Pattern[str]:
@@ -51,11 +52,16 @@ _MONEY = (
 _FULL_NAME = (
     _words(r"\bname of\b|\b(?:which|what) (?:firm|company|person|employee|supplier|bank|stock exchange)\b"),
     # Two words in capitals: a sentence begins with one, and a date has one.
+    re.compile(rf"\b{_CAPITALISED} (?:[A-ZÀ-Þ]\. )?{_CAPITALISED}"),
+)
+_NAME = (
+    _words(r"\bname of\b|\b(?:which|what) (?:firm|company|person|employee|supplier|bank|stock exchange)\b"),
+    # Two words in capitals: a sentence begins with one, and a date has one.
     re.compile(rf"\b(?!(?:{_DATED})\b)[A-ZÀ-Þ][\w'’-]+ (?:[A-ZÀ-Þ]\. )?[A-ZÀ-Þ][\w'’-]+"),
 )
 _NAME = (
     _words(r"\bwho(?:se|m)?\b"),
-    re.compile(rf"\b(?!(?:{_DATED}|{_OPENING})\b)[A-ZÀ-Þ][\w'’-]+"),
+    re.compile(rf"\b{_CAPITALISED}"),
 )
 _COUNT = (
     _words(
