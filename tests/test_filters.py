@@ -7,35 +7,14 @@ from typing import Any
 
 import pytest
 from hypothesis import given
-from hypothesis import strategies as st
 
 from ragctl.errors import FilterError
 from ragctl.filters import combine, constraints, leaves, matches, normalise, refuse_non_filterable
 
-KNOWN = "Known: $eq, $ne, $gt, $gte, $lt, $lte, $in, $nin, $startsWith, $exists, $and, $or"
+from .filtering import filters
+from .filtering import metadata as random_metadata
 
-keys = st.sampled_from(["year", "a.b", 'q"uote', "ключ", ""])
-numbers = st.integers(-3, 3) | st.sampled_from([0.5, 1.0, -0.0, 1e300])
-primitives = numbers | st.booleans() | st.sampled_from(["", "a", "ab", "é"])
-values = primitives | st.lists(numbers, min_size=1, max_size=3) | st.lists(st.text(max_size=2), min_size=1)
-conditions: st.SearchStrategy[Any] = st.one_of(
-    primitives,
-    st.fixed_dictionaries(
-        {}, optional={"$eq": primitives, "$ne": primitives, "$exists": st.booleans()}
-    ).filter(bool),
-    st.fixed_dictionaries({}, optional=dict.fromkeys(["$gt", "$gte", "$lt", "$lte"], numbers)).filter(bool),
-    st.fixed_dictionaries({"$in": st.lists(primitives, min_size=1, max_size=3)}),
-    st.fixed_dictionaries({"$nin": st.lists(primitives, min_size=1, max_size=3)}),
-    st.fixed_dictionaries({"$startsWith": st.sampled_from(["", "a", "é"])}),
-)
-filters: st.SearchStrategy[dict[str, Any]] = st.recursive(
-    st.dictionaries(keys, conditions, min_size=1, max_size=2),
-    lambda inner: (
-        st.fixed_dictionaries({"$and": st.lists(inner, min_size=1, max_size=2)})
-        | st.fixed_dictionaries({"$or": st.lists(inner, min_size=1, max_size=2)})
-    ),
-    max_leaves=4,
-)
+KNOWN = "Known: $eq, $ne, $gt, $gte, $lt, $lte, $in, $nin, $startsWith, $exists, $and, $or"
 
 
 @pytest.mark.parametrize(
@@ -145,7 +124,7 @@ def test_the_normal_form_has_one_key_and_operator_per_object(condition: dict[str
         assert word.startswith("$")
 
 
-@given(filters, st.dictionaries(keys, values, max_size=4))
+@given(filters, random_metadata)
 def test_normalising_keeps_the_meaning(condition: dict[str, Any], metadata: dict[str, Any]) -> None:
     """A filter and its normal form match the same metadata."""
     assert matches(normalise(condition), metadata) == matches(condition, metadata)
