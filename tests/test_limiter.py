@@ -1,0 +1,116 @@
+"""The pace of writes, on a clock that moves only when somebody sleeps."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ragctl.limiter import HEADROOM, Limiter
+from tests.faketime import FakeTime
+
+
+@pytest.fixture
+def time() -> FakeTime:
+    return FakeTime()
+
+
+def limiter(time: FakeTime, vectors: float = 2_500, requests: float = 1_000) -> Limiter:
+    return Limiter(vectors_per_second=vectors, requests_per_second=requests, clock=time, sleep=time.sleep)
+
+
+def test_the_first_call_goes_at_once(time: FakeTime) -> None:
+    """One put after a pause waits for nothing."""
+    limiter(time).acquire(500)
+    assert time.now == 0
+
+
+def test_a_pause_saves_nothing_up(time: FakeTime) -> None:
+    """After a quiet hour the pace is what it was, not a burst of all that was not used."""
+    limit = limiter(time)
+    time.now = 3_600
+    for _ in range(6):
+        limit.acquire(500)
+    assert time.now - 3_600 == pytest.approx(5 * 500 / (2_500 * HEADROOM))
+
+
+@given(
+    calls=st.lists(st.tuples(st.integers(1, 500), st.floats(0, 0.5), st.booleans()), min_size=1, max_size=60),
+    window=st.floats(0.2, 5),
+)
+def test_no_window_holds_more_than_the_limits(calls: list[tuple[int, float, bool]], window: float) -> None:
+    """Over any stretch of time: the limits, and one call more; throttling only makes it less."""
+    time = FakeTime()
+    limit = limiter(time)
+    gone: list[tuple[float, int]] = []
+    for vectors, pause, throttled in calls:
+        time.now += pause
+        limit.acquire(vectors)
+        gone.append((time.now, vectors))
+        if throttled:
+            limit.slow_down()
+    for start, _ in gone:
+        within = [vectors for at, vectors in gone if start <= at < start + window]
+        assert sum(within[:-1]) <= 2_500 * window
+        assert len(within) - 1 <= 1_000 * window
+
+
+def test_many_small_calls_are_held_by_the_requests(time: FakeTime) -> None:
+    """1,000 calls of one vector take a second, although the vectors alone would take less than half."""
+    limit = limiter(time)
+    for _ in range(1_001):
+        limit.acquire(1)
+    assert time.now == pytest.approx(1 / HEADROOM)
+
+
+def test_throttling_slows_down_for_seconds_and_passes(time: FakeTime) -> None:
+    """A good part of the pace is lost after a few throttles, and is back ten seconds later."""
+    limit = limiter(time)
+
+    def gap() -> float:
+        start = time.now
+        limit.acquire(500)
+        limit.acquire(500)
+        return time.now - start
+
+    full = gap()
+    for _ in range(3):
+        time.now += 1
+        limit.slow_down()
+    time.now += 0.5  # what was asked for at the old pace is over
+    assert gap() > 1.3 * full
+    time.now += 10
+    assert gap() == pytest.approx(full)
+
+
+def test_throttles_of_calls_on_their_way_together_count_once(time: FakeTime) -> None:
+    """Eight workers that are refused at the same moment do not bring the pace to a standstill."""
+    once, often = limiter(time), limiter(time)
+    once.slow_down()
+    for _ in range(8):
+        often.slow_down()
+    waits = []
+    for limit in (once, often):
+        time.now, start = 0.0, 0.0
+        limit.acquire(500)
+        limit.acquire(500)
+        waits.append(time.now - start)
+    assert waits[0] == pytest.approx(waits[1])
+
+
+def test_threads_share_one_pace(time: FakeTime) -> None:
+    """Four writers get through together what one would."""
+    limit = limiter(time)
+
+    def work() -> None:
+        for _ in range(10):
+            limit.acquire(500)
+
+    workers = [threading.Thread(target=work) for _ in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert time.now >= 39 * 500 / (2_500 * HEADROOM) - 1e-6
