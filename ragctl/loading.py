@@ -166,7 +166,7 @@ def _resolve(tree: Any, folder: Path) -> None:
         for holder, key in _holders(tree, pattern):
             value = holder[key]
             if isinstance(value, str) and "://" not in value:
-                holder[key] = str(folder / Path(value).expanduser())
+                holder[key] = _absolute(folder, value)
     tracking = tree.get("tracking")
     if isinstance(tracking, dict) and isinstance(uri := tracking.get("uri"), str):
         tracking["uri"] = _resolve_sqlite(uri, folder)
@@ -176,7 +176,12 @@ def _resolve_sqlite(uri: str, folder: Path) -> str:
     prefix = "sqlite:///"
     if not uri.startswith(prefix) or uri.startswith(prefix + "/"):
         return uri
-    return prefix + str(folder / uri.removeprefix(prefix))
+    return prefix + _absolute(folder, uri.removeprefix(prefix))
+
+
+def _absolute(folder: Path, value: str) -> str:
+    """`value` as meant from `folder`, without `..`; links are left as they are."""
+    return os.path.abspath(folder / Path(value).expanduser())  # noqa: PTH100  resolve() would follow links
 
 
 def _holders(tree: Any, pattern: Where) -> Iterator[tuple[Any, Any]]:
@@ -240,7 +245,7 @@ def _apply(tree: Tree, override: str, faults: list[str]) -> None:
     holder[last] = patch
     where = tuple("*" if key.isdecimal() else key for key in keys)
     if where in PATHS and isinstance(patch, str) and "://" not in patch:
-        holder[last] = str(Path.cwd() / Path(patch).expanduser())
+        holder[last] = _absolute(Path.cwd(), patch)
 
 
 def _step(holder: Any, key: str) -> Any:

@@ -197,8 +197,9 @@ class Workshop:
                 yield Failed(parsed.document or file.id, file.id, "parse", parsed.message)
             else:
                 start = perf_counter()
-                yield self._cut(parsed, task)
+                cut = self._cut(parsed, task)
                 seconds["chunk"] += perf_counter() - start
+                yield cut
             start = perf_counter()
         yield Finished(file.id, content_hash, whole, seconds)
 

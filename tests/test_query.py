@@ -1,0 +1,160 @@
+"""query: answers with citations, hits with their places, and questions that cannot be asked."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.cli import experiment, ragctl, write_docs
+
+TEXTS = {
+    "2022/report.md": "# Report\n\nThe harbour shipped 41 turbines in the year. Staff numbered 12.\n",
+    "2023/report.md": "# Report\n\nThe harbour shipped 57 turbines in the year. Staff numbered 15.\n",
+    "2023/menu.md": "# Menu\n\nOn Tuesdays the canteen serves lentil soup and rye bread.\n",
+}
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("query")
+    write_docs(folder, TEXTS)
+    source = {"kind": "local", "name": "docs", "path": "docs", "path_metadata": "{year}/*"}
+    path = experiment(folder, sources=[source], retrieval={"top_k": 2})
+    assert ragctl("ingest", path).status == 0
+    return path
+
+
+def test_an_answer_cites_the_document_that_says_it(config: Path) -> None:
+    """Every marker stands for a hit."""
+    ended = ragctl("query", config, "What soup does the canteen serve?", "--json")
+    assert ended.status == 0
+    assert "lentil soup" in ended.json["answer"]
+    assert [c["document"] for c in ended.json["citations"]] == ["docs/2023/menu.md"]
+    assert ended.json["citations"][0]["key"] in [hit["key"] for hit in ended.json["hits"]]
+
+
+def test_the_answer_for_people_names_its_sources(config: Path) -> None:
+    """Answer first, then where it is from; nothing on stderr."""
+    ended = ragctl("query", config, "What soup does the canteen serve?")
+    assert ended.out == (
+        "On Tuesdays the canteen serves lentil soup and rye bread. [1]\n\n  [1] docs/2023/menu.md\n"
+    )
+    assert ended.err == ""
+
+
+def test_json_is_one_document_for_other_programs(config: Path) -> None:
+    """`ragctl query --json | python -m json.tool` works."""
+    command = f"{sys.executable} -m ragctl query {config} 'What soup?' --json | {sys.executable} -m json.tool"
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, check=True
+    )
+    assert json.loads(done.stdout)["schema"] == "ragctl.query/1"
+
+
+def test_a_question_from_stdin(config: Path) -> None:
+    """`echo question | ragctl query CONFIG -` works."""
+    ended = ragctl("query", config, "-", "--json", stdin="What soup does the canteen serve?\n")
+    assert ended.json["question"] == "What soup does the canteen serve?"
+
+
+def test_retrieve_only_generates_nothing(config: Path) -> None:
+    """The answer is null, and the generator is not called."""
+    ended = ragctl("query", config, "soup", "--retrieve-only", "--json")
+    assert (ended.json["answer"], ended.json["citations"]) == (None, [])
+    assert ended.json["hits"][0]["document"] == "docs/2023/menu.md"
+    assert "generate" not in ended.json["timings"]
+
+
+@pytest.mark.parametrize("mode", ["vector", "text", "hybrid"])
+def test_every_mode_finds_the_document(config: Path, mode: str) -> None:
+    """Scores fall from hit to hit in each of them."""
+    hits = ragctl("query", config, "lentil soup", "--mode", mode, "--retrieve-only", "--json").json["hits"]
+    assert hits[0]["document"] == "docs/2023/menu.md"
+    assert [h["score"] for h in hits] == sorted((h["score"] for h in hits), reverse=True)
+
+
+def test_a_filter_keeps_other_years_out(config: Path) -> None:
+    """Digits in a path are numbers to filter by."""
+    ended = ragctl("query", config, "How many turbines were shipped?", "--filter", '{"year": 2022}', "--json")
+    assert "41 turbines" in ended.json["answer"]
+    assert {hit["metadata"]["year"] for hit in ended.json["hits"]} == {2022}
+
+
+def test_explain_shows_how_each_hit_came_to_its_place(config: Path) -> None:
+    """Ranks of both searches and what was cut."""
+    hits = ragctl("query", config, "turbines", "--retrieve-only", "--explain", "--json").json["hits"]
+    assert set(hits[0]["ranks"]) == {"vector", "distance", "text", "bm25", "fused", "rerank"}
+    assert hits[0]["ranks"]["vector"] is not None
+    table = ragctl("query", config, "turbines", "--retrieve-only", "--explain").out
+    assert "vector  distance  text    bm25   fused    rerank" in table
+
+
+def test_many_questions_give_a_json_line_each(config: Path, tmp_path: Path) -> None:
+    """In order; JSONL may bring a filter of its own."""
+    asked = tmp_path / "questions.jsonl"
+    asked.write_text('What soup?\n\n{"question": "How many turbines?", "filter": {"year": 2023}}\n')
+    ended = ragctl("query", config, "--questions", asked)
+    answers = [json.loads(line) for line in ended.out.splitlines()]
+    assert [answer["question"] for answer in answers] == ["What soup?", "How many turbines?"]
+    assert "57 turbines" in answers[1]["answer"]
+
+
+def test_what_the_corpus_does_not_say_is_not_answered(config: Path) -> None:
+    """It says so, cites nothing, and that is no error."""
+    ended = ragctl("query", config, "Who invented the zeppelin?", "--json")
+    assert (ended.status, ended.json["abstained"], ended.json["citations"]) == (0, True, [])
+    assert ended.json["answer"] == "The corpus does not answer this question."
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (
+            ["soup", "--filter", '{"year": {"$gtee": 1}}'],
+            "filter.year.$gtee: unknown operator; did you mean $gte?",
+        ),
+        (["soup", "--filter", "{year: 1}"], "--filter is not JSON"),
+        (["soup", "--filter", "[1]"], "--filter must be a JSON object"),
+        (["soup", "--top-k", "0"], "top_k: must be from 1 to 10,000, not 0"),
+        (["soup", "--set", "retrieval.top_k=0"], "retrieval.top_k: must be greater than or equal to 1"),
+        (["   "], "the question is empty"),
+        (["x" * 1_025], "the question has 1,025 characters, 1,024 are the most"),
+        ([], "ask one QUESTION, or many with --questions FILE"),
+        (["soup", "--tenant", "a"], "this experiment keeps no tenants apart"),
+        (["--questions", "no-such-file"], "--questions no-such-file: cannot be read"),
+    ],
+)
+def test_what_cannot_be_asked_is_exit_2(config: Path, arguments: list[str], words: str) -> None:
+    """The message says what and what to do; stdout stays empty."""
+    ended = ragctl("query", config, *arguments)
+    assert (ended.status, ended.out) == (2, "")
+    assert words in ended.err
+
+
+def test_without_an_index_it_says_how_to_make_one(tmp_path: Path) -> None:
+    """Exit 8 and the command that helps."""
+    write_docs(tmp_path, TEXTS)
+    ended = ragctl("query", experiment(tmp_path), "soup")
+    assert ended.status == 8
+    assert ended.err == (
+        "ragctl: error: there is no index test\n  hint: make and fill it: ragctl ingest CONFIG\n"
+    )
+
+
+def test_another_embedder_than_the_index_s_is_refused(config: Path) -> None:
+    """Distances between vectors of two embedders mean nothing: exit 6."""
+    ended = ragctl("query", config, "soup", "--set", "embedding.dimension=128")
+    assert ended.status == 6
+    assert "dimension: the index has 256, the experiment asks for 128" in ended.err
+
+
+def test_control_characters_of_a_document_do_not_reach_the_terminal(tmp_path: Path) -> None:
+    """A document cannot clear the screen or rename the window."""
+    write_docs(tmp_path, {"evil.md": "The soup is \x1b]0;owned\x07 \x1b[2Jlentil.\n"})
+    config = experiment(tmp_path)
+    ragctl("ingest", config)
+    assert "\x1b" not in ragctl("query", config, "soup", "--retrieve-only").out
