@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +11,7 @@ from ragctl.errors import ConfigError
 
 if TYPE_CHECKING:
     from ragctl.config import Experiment
+    from ragctl.datasets import Question
 
 
 def check(experiment: Experiment, path: Path) -> None:
@@ -50,9 +51,23 @@ def _evaluation_parts(experiment: Experiment) -> Iterator[Callable[[], object]]:
     evaluation = experiment.evaluation
     if evaluation is None:
         return
-    yield lambda: load_questions(evaluation.dataset)
+    yield lambda: _tenants_named(experiment, load_questions(evaluation.dataset))
     yield lambda: check_rank_metrics(evaluation.metrics)
     yield lambda: parse_gate(evaluation.gate)
+
+
+def _tenants_named(experiment: Experiment, questions: Sequence[Question]) -> None:
+    """Every question says whose documents it is about, where those are kept apart, and none does elsewhere."""
+    tenancy = experiment.tenancy
+    if tenancy is None:
+        wrong = [question.id for question in questions if question.tenant is not None]
+        fault = "name a tenant, but the experiment has no tenancy section"
+    else:
+        wrong = [question.id for question in questions if tenancy.required and question.tenant is None]
+        fault = "name no tenant; give them one, or all of them with evaluation.dataset.tenant"
+    if wrong:
+        shown = ", ".join(wrong[:5]) + (" ..." if len(wrong) > 5 else "")
+        raise ConfigError(f"evaluation.dataset: {len(wrong)} of {len(questions)} questions {fault}: {shown}")
 
 
 def _exists(setting: str, path: Path) -> None:

@@ -294,6 +294,15 @@ class Experiment(Section):
         return {**sections, **named}
 
     @model_validator(mode="after")
+    def _tenants_kept_apart(self) -> Self:
+        from ragctl.tenancy import setting_faults
+
+        faults = list(setting_faults(self))
+        if faults:
+            raise ValueError("\n  ".join(faults))
+        return self
+
+    @model_validator(mode="after")
     def _source_names_differ(self) -> Self:
         if not self.sources:
             raise ValueError("sources: name at least one")

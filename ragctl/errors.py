@@ -16,6 +16,7 @@
     │   ├── NotFound                        index, endpoint, bucket or model does not exist
     │   ├── QuotaExceeded                   a service quota or limit is used up
     │   ├── Throttled                       still throttled after the retries
+    │   ├── TenantLeak                      the store returned another tenant's documents
     │   └── StateError                      the ledger or another state file cannot be read or written
     └── ItemRefused                         one document, chunk or text is at fault, not the run
         ├── DocumentError                   a document cannot be read or parsed
@@ -119,6 +120,10 @@ class QuotaExceeded(ServiceError):
 
 class Throttled(ServiceError):
     """Still throttled after the retries."""
+
+
+class TenantLeak(ServiceError):
+    """The store returned another tenant's documents; none is shown, and no later answer can be trusted."""
 
 
 class StateError(ServiceError):

@@ -10,7 +10,15 @@ from time import perf_counter
 
 from ragctl.config import Evaluation
 from ragctl.datasets import Question
-from ragctl.errors import ConfigError, CredentialsError, NotFound, PermissionDenied, RagctlError, Refused
+from ragctl.errors import (
+    ConfigError,
+    CredentialsError,
+    NotFound,
+    PermissionDenied,
+    RagctlError,
+    Refused,
+    TenantLeak,
+)
 from ragctl.estimates import Estimate, by_metric, percentiles
 from ragctl.evidence import held
 from ragctl.gate import GateResult, decide
@@ -177,7 +185,8 @@ def evaluate(
     """Ask every question, `evaluation.concurrency` at a time, and score what comes back.
 
     `ask` is called from several threads. Its hits, followed by `Answer.cut`, are the ranking. A RagctlError fails
-    its question and no other; when every question fails, the first error is raised, for there is nothing to report.
+    its question and no other; when every question fails, the first error is raised, for there is nothing to report,
+    and a TenantLeak always is.
     `on_row` is called in this thread for each question, in order. MissingExtra comes before the first question.
     """
     names = rank_metrics(evaluation)
@@ -223,6 +232,8 @@ class _Asker:
         started = perf_counter()
         try:
             return _Answered(self._ask(question), perf_counter() - started)
+        except TenantLeak:
+            raise  # no score is worth having from a store that mixes tenants up
         except RagctlError as error:
             logger.warning("question failed", extra={"question": question.id, "error": type(error).__name__})
             if isinstance(error, _FINAL):

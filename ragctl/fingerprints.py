@@ -30,6 +30,8 @@ def _of_source(experiment: Experiment, source: Source) -> str:
         "tokenizer": _of_file(experiment.chunking.tokenizer),
         "source": source.model_dump(mode="json", include={"metadata", "path_metadata", "records"}),
     }
+    if experiment.tenancy is not None:  # shapes metadata, and which documents may get in
+        shape["tenancy"] = experiment.tenancy.model_dump(mode="json", include={"key", "required"})
     return short_hash(json.dumps(shape, sort_keys=True))
 
 

@@ -64,17 +64,21 @@ class PathPattern:
 
     names: tuple[str, ...]
     expression: re.Pattern[str]
+    as_text: str | None = None  # the placeholder whose digits stay digits: 042 and 42 are two tenants
 
     def metadata(self, path: str) -> dict[str, str | int] | None:
         """What the path says, digits as numbers; None where the pattern does not fit."""
         found = self.expression.fullmatch(path)
         if found is None:
             return None
-        return {name: _value(text) for name, text in zip(self.names, found.groups(), strict=True)}
+        parts = zip(self.names, found.groups(), strict=True)
+        return {name: text if name == self.as_text else _value(text) for name, text in parts}
 
 
-def compile_path_pattern(pattern: str) -> PathPattern:
+def compile_path_pattern(pattern: str, *, as_text: str | None = None) -> PathPattern:
     """A pattern in which `{name}` stands for a segment or a part of one, else a glob.
+
+    What `as_text` stands for is never turned into a number.
 
     Raises ConfigError for a name that is no metadata key, is used twice, or belongs to ragctl.
     """
@@ -90,7 +94,8 @@ def compile_path_pattern(pattern: str) -> PathPattern:
         raise ConfigError(f"{pattern!r}: a placeholder is used twice")
     if set(PLACEHOLDER.sub("", pattern)) & set("{}"):
         raise ConfigError(f"{pattern!r}: a brace has no partner")
-    return PathPattern(tuple(names), re.compile(_translate(pattern, _placeholders, hidden=True), re.DOTALL))
+    expression = re.compile(_translate(pattern, _placeholders, hidden=True), re.DOTALL)
+    return PathPattern(tuple(names), expression, as_text)
 
 
 def _segments(glob: str) -> list[str]:

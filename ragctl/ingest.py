@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 from ragctl import fingerprints, indexes
 from ragctl.errors import Refused
+from ragctl.guard import DeleteGuard
 from ragctl.lease import hold
 from ragctl.manifest import Failure, Ledger, Listing, Step, plan
 from ragctl.pipeline import Counts, KnownTexts, Pipeline, Services, Todo, delete_keys
 from ragctl.remote_ledger import RemoteLedger
 from ragctl.state import LocalState
+from ragctl.tenancy import has_index_each
 from ragctl.worker import Task
 
 if TYPE_CHECKING:
@@ -144,16 +146,37 @@ def ingest(
     Raises Refused before anything is changed when the listing is incomplete, when too much would be deleted or when
     the index was made with other settings; LeaseHeld when another run works on the index.
     """
+    if has_index_each(experiment):
+        from ragctl.tenants import ingest_tenants
+
+        return ingest_tenants(experiment, state, options, progress, tick)
+    guard = DeleteGuard(experiment, options.max_delete)
+    return ingest_index(
+        experiment, state, options, progress, tick, files=lambda: list_sources(experiment), guard=guard
+    )
+
+
+def ingest_index(
+    experiment: Experiment,
+    state: State,
+    options: IngestOptions,
+    progress: Progress,
+    tick: Callable[[], None],
+    *,
+    files: Callable[[], Listing],
+    guard: DeleteGuard,
+) -> IngestResult:
+    """Bring one index up to date with the files that belong into it, which are listed under its lease."""
     start = monotonic()
     index = experiment.store.index
     with ExitStack() as stack:
         if options.dry_run:
             ledger = stack.enter_context(reading_ledger(state, index))
-            return _dry_run(experiment, ledger, options, start)
+            return _dry_run(experiment, ledger, options, start, files(), guard)
         lease = stack.enter_context(hold(state, lease_name(index), "ingest", wait_s=options.wait_s))
         ledger = stack.enter_context(writing_ledger(state, index, lease))
-        run = _Run(experiment, ledger, lease, options, progress, stack)
-        return run.work(start, tick)
+        run = _Run(experiment, ledger, lease, options, progress, stack, guard)
+        return run.work(start, tick, files())
 
 
 class _Run:
@@ -167,6 +190,7 @@ class _Run:
         options: IngestOptions,
         progress: Progress,
         stack: ExitStack,
+        guard: DeleteGuard,
     ) -> None:
         from ragctl.adapters import open_embedder, open_store
         from ragctl.cache import open_cache
@@ -174,6 +198,7 @@ class _Run:
         self._experiment = experiment
         self._options = options
         self._progress = progress
+        self._guard = guard
         store = open_store(experiment)
         stack.callback(store.close)
         embedder = open_embedder(experiment)
@@ -182,16 +207,15 @@ class _Run:
             experiment, ledger, store, embedder, lease, cache, fingerprints.of_sources(experiment)
         )
 
-    def work(self, start: float, tick: Callable[[], None]) -> IngestResult:
+    def work(self, start: float, tick: Callable[[], None], listing: Listing) -> IngestResult:
         s = self._s
-        listing = list_sources(self._experiment)
         restored = self._match_index()
         work = Work(s.ledger, listing, s.fingerprints, self._options)
-        _refuse_mass_delete(
-            self._experiment, work.planned.delete_documents, s.ledger.counts()[0], self._options
-        )
+        self._refuse_mass_delete(work.planned.delete_documents)
         counts = self._progress.counts
-        counts.seen = counts.unchanged = work.planned.keep_documents
+        counts.seen += work.planned.keep_documents
+        counts.unchanged += work.planned.keep_documents
+        before = counts.written + counts.removed
         self._progress.files = work.planned.add + work.planned.check
         self._clean()  # what a run that was killed left behind
         known = KnownTexts(key for row in work.vanished() for key in row.keys)
@@ -202,7 +226,7 @@ class _Run:
         if not interrupted:
             self._prune(work, pipeline)
         self._clean()
-        if counts.written or counts.removed:
+        if counts.written + counts.removed > before:
             s.store.finish()
         self._note_chunking(pipeline.seconds["chunk"])
         documents, chunks = s.ledger.counts()
@@ -257,10 +281,14 @@ class _Run:
         gone = pipeline.vanished + [row.id for row in work.vanished()]
         if not gone and not work.planned.delete:
             return
-        _refuse_mass_delete(self._experiment, len(gone), s.ledger.counts()[0], self._options)
+        self._refuse_mass_delete(len(gone))
         self._progress.counts.deleted += len(gone)
         s.ledger.forget(gone, work.vanished_files())
         s.ledger.settle([], pipeline.shrunk, [])
+
+    def _refuse_mass_delete(self, deleted: int) -> None:
+        self._guard.expect(self._experiment.store.index, deleted, self._s.ledger.counts()[0])
+        self._guard.check()
 
     def _clean(self) -> None:
         """Delete every loose key from the store: nothing is in flight, so no document is about to claim one."""
@@ -341,7 +369,8 @@ def list_sources(experiment: Experiment) -> Listing:
     """The files of all sources. Raises Refused when two files come under one id, or when a listing is incomplete."""
     from ragctl.sources import open_source
 
-    listing = Listing()
+    tenancy = experiment.tenancy
+    listing = Listing(tenancy.key if tenancy else None)
     for section in experiment.sources:
         try:
             listing.add(open_source(section, experiment).list())
@@ -370,22 +399,19 @@ def files_with_missing_chunks(ledger: Ledger, store: VectorStore) -> list[str]:
     return list(missing)
 
 
-def _refuse_mass_delete(experiment: Experiment, deleted: int, total: int, options: IngestOptions) -> None:
-    share = options.max_delete if options.max_delete is not None else experiment.ingest.max_delete
-    if total and deleted > share * total:
-        raise Refused(
-            f"{deleted} of {total} documents are gone from the sources, more than the {share:.0%} that one run may "
-            "remove; nothing was removed",
-            hint="check the sources; if it is meant: ragctl ingest CONFIG --max-delete 1.0",
-        )
-
-
-def _dry_run(experiment: Experiment, ledger: Ledger, options: IngestOptions, start: float) -> IngestResult:
-    listing = list_sources(experiment)
+def _dry_run(
+    experiment: Experiment,
+    ledger: Ledger,
+    options: IngestOptions,
+    start: float,
+    listing: Listing,
+    guard: DeleteGuard,
+) -> IngestResult:
     work = Work(ledger, listing, fingerprints.of_sources(experiment), options)
     planned = work.planned
     documents, chunks = ledger.counts()
-    _refuse_mass_delete(experiment, planned.delete_documents, documents, options)
+    guard.expect(experiment.store.index, planned.delete_documents, documents)
+    guard.check()
     counts = Counts(
         seen=planned.add + planned.check + planned.keep_documents,
         added=planned.add,

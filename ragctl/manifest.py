@@ -20,6 +20,7 @@ from typing import Literal
 
 from ragctl.errors import LeaseLost, StateError
 from ragctl.records import SourceFile
+from ragctl.tenancy import tenant_of
 
 SCHEMA_VERSION = "1"
 
@@ -138,33 +139,52 @@ def _source_file(row: tuple[str, str, int, str, str, str]) -> SourceFile:
 
 
 class Listing:
-    """The files of all sources in order of id, in a temporary database that goes to disk when it is large."""
+    """The files of all sources in order of id, in a temporary database that goes to disk when it is large.
 
-    def __init__(self) -> None:
+    `tenant_key`: the metadata key that names a file's tenant, where the files of each are wanted apart.
+    """
+
+    def __init__(self, tenant_key: str | None = None) -> None:
+        self._tenant_key = tenant_key
         self._db = sqlite3.connect(
             "", check_same_thread=False
         )  # private, deleted when closed (sqlite.org/inmemorydb.html)
         self._db.execute(
             "CREATE TABLE files (id TEXT PRIMARY KEY, location TEXT, size INTEGER, stamp TEXT, source TEXT, "
-            "metadata TEXT) WITHOUT ROWID"
+            "metadata TEXT, tenant TEXT) WITHOUT ROWID"
         )
+        if tenant_key is not None:
+            self._db.execute("CREATE INDEX files_of_tenant ON files (tenant, id)")
 
     def add(self, files: Iterable[SourceFile]) -> None:
         """Take in the files of a source. Raises sqlite3.IntegrityError when an id is there already."""
-        # equal metadata are the rule (one per folder), so they are encoded once
-        encoded: dict[int, str] = {}
-
-        def rows() -> Iterator[tuple[str, str, int, str, str, str]]:
-            for file in files:
-                key = id(file.metadata)
-                text = encoded.get(key) if key in encoded else json.dumps(dict(file.metadata))
-                yield file.id, file.location, file.size, file.stamp, file.source, text or "{}"
-
-        self._db.executemany("INSERT INTO files VALUES (?, ?, ?, ?, ?, ?)", rows())
+        key = self._tenant_key
+        rows = (
+            (
+                file.id,
+                file.location,
+                file.size,
+                file.stamp,
+                file.source,
+                json.dumps(dict(file.metadata)) if file.metadata else "{}",
+                tenant_of(file.metadata, key) if key is not None else None,
+            )
+            for file in files
+        )
+        self._db.executemany("INSERT INTO files VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
 
     def file(self, file_id: str) -> SourceFile:
         """The listed file `file_id`."""
         return _source_file(self._db.execute(f"{_LISTED} WHERE id = ?", (file_id,)).fetchone())
+
+    def tenants(self) -> list[str]:
+        """Every tenant that has a file, sorted."""
+        rows = self._db.execute("SELECT DISTINCT tenant FROM files WHERE tenant IS NOT NULL ORDER BY tenant")
+        return [row[0] for row in rows]
+
+    def of(self, tenant: str | None) -> Listing:
+        """The files of one tenant, or those that have none; over the same database, which stays open for others."""
+        return _Part(self._db, tenant)
 
     def __iter__(self) -> Iterator[SourceFile]:
         return (_source_file(row) for row in self._db.execute(f"{_LISTED} ORDER BY id"))
@@ -174,6 +194,25 @@ class Listing:
 
     def close(self) -> None:
         self._db.close()
+
+
+class _Part(Listing):
+    """What `Listing.of` gives."""
+
+    def __init__(self, db: sqlite3.Connection, tenant: str | None) -> None:
+        self._db = db
+        self._tenant = (tenant,)
+
+    def __iter__(self) -> Iterator[SourceFile]:
+        rows = self._db.execute(f"{_LISTED} WHERE tenant IS ? ORDER BY id", self._tenant)
+        return (_source_file(row) for row in rows)
+
+    def __len__(self) -> int:
+        found = self._db.execute("SELECT count(*) FROM files WHERE tenant IS ?", self._tenant)
+        return int(found.fetchone()[0])
+
+    def close(self) -> None:
+        """Nothing is ours."""
 
 
 class Ledger:

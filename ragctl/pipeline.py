@@ -22,6 +22,7 @@ from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+from ragctl import tenancy
 from ragctl.embedding import EmbedQueue, Wanted
 from ragctl.errors import RagctlError, RecordRefused
 from ragctl.manifest import DocumentRow, Failure, FileRow
@@ -357,10 +358,8 @@ class Pipeline:
         return self._s.fingerprints[self._files[file_id].file.source]
 
     def _tenancy_fault(self, cut: Cut) -> str | None:
-        tenancy = self._s.experiment.tenancy
-        if tenancy is None or not tenancy.required or cut.metadata.get(tenancy.key) not in (None, ""):
-            return None
-        return f"has no {tenancy.key}, which tenancy.key requires of every document"
+        section = self._s.experiment.tenancy
+        return tenancy.fault(cut.metadata, section.key, required=section.required) if section else None
 
     # --- a document's chunks -----------------------------------------------------------------------------
 
@@ -639,11 +638,10 @@ class Pipeline:
 def metadata_of(experiment: Experiment, cut: Cut, chunk: Chunk) -> dict[str, MetadataValue]:
     """What stands beside a chunk's vector: the document's metadata, where the chunk is from, and its text."""
     metadata = dict(cut.metadata)
-    tenancy = experiment.tenancy
-    if tenancy is not None and tenancy.key in metadata:
-        metadata[tenancy.key] = str(
-            metadata[tenancy.key]
-        )  # 42 from a path and "42" from a caller are one tenant
+    section = experiment.tenancy
+    tenant = tenancy.tenant_of(metadata, section.key) if section else None
+    if section and tenant is not None:
+        metadata[section.key] = tenant  # 42 from a record and "42" from a caller are one tenant
     metadata |= {DOCUMENT: cut.document, START: chunk.start, END: chunk.end, TEXT: chunk.text}
     if chunk.page is not None:
         metadata[PAGE] = chunk.page

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Self
 
-from ragctl import indexes, prompts
+from ragctl import indexes, prompts, tenancy
 from ragctl.adapters.base import SearchRequest
-from ragctl.errors import ConfigError, RagctlError
-from ragctl.filters import combine, normalise
+from ragctl.errors import ConfigError, TenantLeak
+from ragctl.filters import Filter, combine, normalise
 from ragctl.records import Answer, Hit, SearchMode, Usage
 
 if TYPE_CHECKING:
@@ -44,12 +45,12 @@ class QueryEngine:
     """Store, embedder, reranker and generator of an experiment, each opened when a question first needs it."""
 
     def __init__(self, experiment: Experiment) -> None:
-        from ragctl.adapters import open_embedder, open_store
+        from ragctl.adapters import open_embedder
 
         self._experiment = experiment
-        self._store: VectorStore = open_store(experiment)
+        self._stores: dict[str, VectorStore] = {}  # by index: more than one where each tenant has its own
+        self._opening = threading.Lock()
         self._embedder: Embedder = open_embedder(experiment)
-        self._checked = False
         self._reranker: Reranker | None = None
         self._generator: Generator | None = None
         self._template = prompts.load_template(_prompt_path(experiment))
@@ -58,7 +59,8 @@ class QueryEngine:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._store.close()
+        for store in self._stores.values():
+            store.close()
 
     def ask(
         self, question: str, options: QueryOptions, on_text: Callable[[str], None] | None = None
@@ -66,13 +68,16 @@ class QueryEngine:
         """Answer a question; `on_text` gets the answer piece by piece.
 
         Raises ConfigError for a question, filter or option that cannot be asked, NotFound without an index, Refused
-        when the index was made with another embedder.
+        when the index was made with another embedder, TenantLeak when the store returns what it must not.
         """
-        _check(question, options, self._store.limits.top_k)
+        _check(question)
+        condition = self._filter(options)
+        store = self._store(options)
+        _check_top_k(options, store.limits.top_k)
         timings: dict[str, float] = {}
-        request, usage = self._request(question, options, timings)
+        request, usage = self._request(question, options, condition, store.limits.top_k, timings)
         start = perf_counter()
-        found = self._search(request, options)
+        found = self._search(store, request, options)
         timings["search"] = perf_counter() - start
         ranked = self._rerank(question, found, timings)
         top_k = options.top_k or self._experiment.retrieval.top_k
@@ -81,9 +86,13 @@ class QueryEngine:
         return answer if options.retrieve_only else self._generate(answer, timings, on_text)
 
     def _request(
-        self, question: str, options: QueryOptions, timings: dict[str, float]
+        self,
+        question: str,
+        options: QueryOptions,
+        condition: Filter | None,
+        most: int,
+        timings: dict[str, float],
     ) -> tuple[SearchRequest, Usage]:
-        self._check_index()
         mode = options.mode or self._experiment.retrieval.mode
         top_k = max(options.top_k or self._experiment.retrieval.top_k, options.depth)
         if self._experiment.reranking is not None:
@@ -96,17 +105,26 @@ class QueryEngine:
             vector, usage = embedded.vectors[0], embedded.usage
         timings["embed"] = perf_counter() - start
         text = None if mode == "vector" else question
-        top_k = min(top_k, self._store.limits.top_k)
-        return SearchRequest(mode, top_k, vector, text, self._filter(options)), usage
+        return SearchRequest(mode, min(top_k, most), vector, text, condition), usage
 
-    def _check_index(self) -> None:
-        if self._checked:
-            return
-        info = indexes.require(self._store, self._experiment.store.index)
-        indexes.refuse_other_settings(info, indexes.spec_of(self._experiment, self._embedder))
-        self._checked = True
+    def _store(self, options: QueryOptions) -> VectorStore:
+        """The index to search, opened and compared with the experiment once."""
+        from ragctl.adapters import open_store
 
-    def _filter(self, options: QueryOptions) -> dict[str, object] | None:
+        experiment, whose = self._experiment, ""
+        if options.tenant and experiment.tenancy and tenancy.has_index_each(experiment):
+            whose = f" for {experiment.tenancy.key} {options.tenant!r}"
+            experiment = tenancy.of_tenant(experiment, options.tenant)
+        name = experiment.store.index
+        with self._opening:
+            if name not in self._stores:
+                store = open_store(experiment)
+                info = indexes.require(store, name + whose)
+                indexes.refuse_other_settings(info, indexes.spec_of(experiment, self._embedder))
+                self._stores[name] = store
+            return self._stores[name]
+
+    def _filter(self, options: QueryOptions) -> Filter | None:
         """The experiment's, the caller's and the tenant's filter, all of which must hold."""
         parts = [self._experiment.retrieval.filter, options.filter]
         normal = [normalise(part) for part in parts if part is not None]
@@ -115,8 +133,8 @@ class QueryEngine:
         return combine(*normal)
 
     def _tenant(self, options: QueryOptions) -> dict[str, object] | None:
-        tenancy = self._experiment.tenancy
-        if tenancy is None:
+        section = self._experiment.tenancy
+        if section is None:
             if options.tenant is not None:
                 raise ConfigError(
                     "this experiment keeps no tenants apart",
@@ -124,22 +142,23 @@ class QueryEngine:
                 )
             return None
         if not options.tenant:
-            if tenancy.required:
+            if section.required:
                 raise ConfigError(
-                    f"this experiment keeps the documents of each {tenancy.key} apart",
-                    hint="say whose with --tenant",
+                    f"this experiment keeps the documents of each {section.key} apart",
+                    hint="say whose: --tenant NAME; in a data set, tenant",
                 )
             return None
-        return {tenancy.key: {"$eq": options.tenant}}
+        return {section.key: {"$eq": options.tenant}}
 
-    def _search(self, request: SearchRequest, options: QueryOptions) -> list[Hit]:
-        hits = self._store.search(request)
-        tenancy = self._experiment.tenancy
-        if tenancy is not None and options.tenant:
-            strangers = [hit.key for hit in hits if hit.metadata.get(tenancy.key) != options.tenant]
+    def _search(self, store: VectorStore, request: SearchRequest, options: QueryOptions) -> list[Hit]:
+        hits = store.search(request)
+        section = self._experiment.tenancy
+        if section is not None and options.tenant:
+            strangers = sum(hit.metadata.get(section.key) != options.tenant for hit in hits)
             if strangers:  # the store broke its word; nothing of it may be shown
-                raise RagctlError(
-                    f"the store returned {len(strangers)} hits of another {tenancy.key}; nothing is shown"
+                raise TenantLeak(
+                    f"the store returned {strangers} of {len(hits)} hits of another {section.key}; nothing is shown",
+                    hint="do not use this index; make it anew, and report this",
                 )
         return hits
 
@@ -235,10 +254,13 @@ def _prompt_path(experiment: Experiment) -> Path | None:
     return None if generation.kind == "extractive" else generation.prompt
 
 
-def _check(question: str, options: QueryOptions, most: int) -> None:
+def _check(question: str) -> None:
     if not question.strip():
         raise ConfigError("the question is empty")
     if len(question) > MAX_QUESTION:
         raise ConfigError(f"the question has {len(question):,} characters, {MAX_QUESTION:,} are the most")
+
+
+def _check_top_k(options: QueryOptions, most: int) -> None:
     if options.top_k is not None and not 1 <= options.top_k <= most:
         raise ConfigError(f"top_k: must be from 1 to {most:,}, not {options.top_k}")

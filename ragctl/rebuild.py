@@ -11,6 +11,7 @@ from ragctl.ingest import lease_name, ledger_name, list_sources, writing_ledger
 from ragctl.lease import hold
 from ragctl.manifest import DocumentRow, FileRow
 from ragctl.records import DOCUMENT, START
+from ragctl.tenants import indexes_wanted
 
 if TYPE_CHECKING:
     from ragctl.adapters.base import VectorStore
@@ -27,6 +28,14 @@ def rebuild(experiment: Experiment, state: State, *, dry_run: bool) -> tuple[int
     What the index cannot tell (content hashes, sizes, settings) is left open, so the next ingest reads every file, finds
     the chunks in place and embeds only what is missing.
     """
+    each = [
+        _rebuild_index(one, state, dry_run=dry_run)
+        for one in indexes_wanted(experiment, state, enter=not dry_run)
+    ]
+    return sum(documents for documents, _ in each), sum(chunks for _, chunks in each)
+
+
+def _rebuild_index(experiment: Experiment, state: State, *, dry_run: bool) -> tuple[int, int]:
     from ragctl.adapters import open_store
 
     store = open_store(experiment)

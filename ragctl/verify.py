@@ -12,12 +12,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ragctl import fingerprints, indexes
+from ragctl import fingerprints, indexes, tenancy
 from ragctl.errors import Refused
 from ragctl.ingest import lease_name, list_sources, reading_ledger, writing_ledger
 from ragctl.lease import hold
 from ragctl.manifest import DocumentRow, Ledger, plan
 from ragctl.pipeline import metadata_of
+from ragctl.tenants import strays
 from ragctl.worker import Cut, Task, Workshop
 
 if TYPE_CHECKING:
@@ -49,6 +50,16 @@ class Drift:
     wrong_vector: list[str] = field(default_factory=list)  # keys whose vector is not the embedder's
     failed: list[str] = field(default_factory=list)  # documents that are in the queue of failures
     index: list[str] = field(default_factory=list)  # differences between the index and the experiment
+    parts: list[tuple[Experiment, Drift]] = field(default_factory=list)  # where each tenant has an index
+
+    def add(self, experiment: Experiment, part: Drift) -> None:
+        """Take in what is off in one of several indexes."""
+        self.parts.append((experiment, part))
+        self.index += [f"{experiment.store.index}: {difference}" for difference in part.index]
+        for name in ("documents", "chunks", "looked_at"):
+            setattr(self, name, getattr(self, name) + getattr(part, name))
+        for name in ("missing", "orphaned", "stale", "wrong_metadata", "wrong_vector", "failed"):
+            getattr(self, name).extend(getattr(part, name))
 
     @property
     def is_clean(self) -> bool:
@@ -83,12 +94,29 @@ class Drift:
 
 def verify(experiment: Experiment, state: State, *, sample: int | None) -> Drift:
     """Compare source, ledger and index; nothing is changed. `sample`: documents to look into, None for all."""
+    listing = list_sources(experiment)
+    try:
+        if not tenancy.has_index_each(experiment):
+            return _verify_index(experiment, state, listing, sample)
+        whole = Drift()
+        known = tenancy.Registry(experiment, state).tenants()
+        for tenant in known:
+            one = tenancy.of_tenant(experiment, tenant)
+            whole.add(one, _verify_index(one, state, listing.of(tenant), sample))
+        for tenant in set(listing.tenants()).difference(known):
+            whole.stale += [file.id for file in listing.of(tenant)]
+        whole.failed += [failure.document for failure in strays(experiment, listing)]
+        return whole
+    finally:
+        listing.close()
+
+
+def _verify_index(experiment: Experiment, state: State, listing: Listing, sample: int | None) -> Drift:
     from ragctl.adapters import open_embedder, open_store
 
     embedder = open_embedder(experiment)
     store = open_store(experiment)
     drift = Drift()
-    listing = list_sources(experiment)
     try:
         info = indexes.require(store, experiment.store.index)
         try:
@@ -106,12 +134,16 @@ def verify(experiment: Experiment, state: State, *, sample: int | None) -> Drift
                 _compare_vectors(ledger, store, embedder, drift)
     finally:
         store.close()
-        listing.close()
     return drift
 
 
 def repair(experiment: Experiment, state: State, drift: Drift) -> None:
     """Delete what is orphaned or has a wrong vector, and have the next ingest look at every document that is off."""
+    for one, its in drift.parts or [(experiment, drift)]:
+        _repair_index(one, state, its)
+
+
+def _repair_index(experiment: Experiment, state: State, drift: Drift) -> None:
     from ragctl.adapters import open_store
 
     index = experiment.store.index

@@ -1,10 +1,15 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 import typer
 
 from ragctl.commands.options import Config, DryRun, Json, LogJson, Quiet, Set, Verbose, load, setup
+
+if TYPE_CHECKING:
+    from ragctl.config import Experiment
+    from ragctl.indexes import Resource
 
 
 def command(
@@ -25,15 +30,31 @@ def command(
     """
     output = setup(json_output=json_output, quiet=quiet, verbose=verbose, log_json=log_json)
     experiment = load(config, overrides)
+    resources = _create(experiment, dry_run=dry_run)
+
+    def show() -> None:
+        for resource in resources:
+            typer.echo(f"index {resource.name}: {resource.action} ({resource.status})")
+        if not resources:
+            typer.echo("no tenant has a document, so there is no index to make")
+
+    output.result(
+        {"schema": "ragctl.create-index/1", "resources": [asdict(resource) for resource in resources]}, show
+    )
+
+
+def _create(experiment: Experiment, *, dry_run: bool) -> list[Resource]:
     from ragctl import indexes
     from ragctl.adapters import open_embedder, open_store
+    from ragctl.state import open_state
+    from ragctl.tenants import indexes_wanted
 
-    store = open_store(experiment)
-    try:
-        resource = indexes.create(experiment, store, open_embedder(experiment), dry_run=dry_run)
-    finally:
-        store.close()
-    output.result(
-        {"schema": "ragctl.create-index/1", "resources": [asdict(resource)]},
-        lambda: typer.echo(f"index {resource.name}: {resource.action} ({resource.status})"),
-    )
+    embedder = open_embedder(experiment)
+    resources = []
+    for one in indexes_wanted(experiment, open_state(experiment), enter=not dry_run):
+        store = open_store(one)
+        try:
+            resources.append(indexes.create(one, store, embedder, dry_run=dry_run))
+        finally:
+            store.close()
+    return resources

@@ -119,12 +119,16 @@ def _track(experiment: Experiment, evaluated: Evaluated, run: Run, page: Path, o
         return
     from ragctl.ingest import reading_ledger
     from ragctl.state import open_state
+    from ragctl.tenancy import per_index
     from ragctl.tracking import parameters, track
 
-    with reading_ledger(open_state(experiment), experiment.store.index) as ledger:
-        chunks = ledger.counts()[1]
-        seconds = ledger.meta("chunking_seconds")
-    params = parameters(experiment, chunks=chunks, chunking_seconds=float(seconds) if seconds else None)
+    state = open_state(experiment)
+    chunks, seconds = 0, 0.0
+    for one in per_index(experiment, state):
+        with reading_ledger(state, one.store.index) as ledger:
+            chunks += ledger.counts()[1]
+            seconds += float(ledger.meta("chunking_seconds") or 0)
+    params = parameters(experiment, chunks=chunks, chunking_seconds=seconds or None)
     tags = {"ragctl.run": run.id, "ragctl.gate": evaluated.gate.verdict}
     where = track(experiment.tracking, run.id, params, evaluated.metrics, tags, [run.path, page])
     output.say(f"tracked: {where}")

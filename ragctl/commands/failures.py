@@ -1,10 +1,15 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 import typer
 
 from ragctl.commands.options import Config, Json, LogJson, Quiet, Set, Verbose, load, setup
+
+if TYPE_CHECKING:
+    from ragctl.config import Experiment
+    from ragctl.manifest import Failure
 
 
 def command(
@@ -24,11 +29,7 @@ def command(
     """
     output = setup(json_output=json_output, quiet=quiet, verbose=verbose, log_json=log_json)
     experiment = load(config, overrides)
-    from ragctl.ingest import reading_ledger
-    from ragctl.state import open_state
-
-    with reading_ledger(open_state(experiment), experiment.store.index) as ledger:
-        failures = ledger.failures()
+    failures = _failures(experiment)
 
     def show() -> None:
         for failure in failures:
@@ -39,3 +40,20 @@ def command(
     output.result(
         {"schema": "ragctl.failures/1", "failures": [asdict(failure) for failure in failures]}, show
     )
+
+
+def _failures(experiment: Experiment) -> list[Failure]:
+    """Those that the ledgers keep, and the files that no tenant's index takes."""
+    from ragctl import tenancy
+    from ragctl.ingest import list_sources, reading_ledger
+    from ragctl.state import open_state
+    from ragctl.tenants import strays
+
+    state = open_state(experiment)
+    found: list[Failure] = []
+    for one in tenancy.per_index(experiment, state):
+        with reading_ledger(state, one.store.index) as ledger:
+            found += ledger.failures()
+    if tenancy.has_index_each(experiment):
+        found += strays(experiment, list_sources(experiment))
+    return found

@@ -172,7 +172,7 @@ def _ask_many(engine: QueryEngine, path: Path, options: QueryOptions, *, explain
     """One JSON line for each question, in order; failures are lines as well, and the end is then a partial failure."""
     from dataclasses import replace
 
-    from ragctl.errors import PartialFailure, RagctlError
+    from ragctl.errors import PartialFailure, RagctlError, TenantLeak
     from ragctl.query import to_json
 
     failed = total = 0
@@ -181,8 +181,8 @@ def _ask_many(engine: QueryEngine, path: Path, options: QueryOptions, *, explain
         try:
             answer = engine.ask(question, replace(options, filter=own_filter or options.filter))
         except RagctlError as error:
-            if total == 1:
-                raise  # nothing was answered yet: more likely the setting than the question
+            if total == 1 or isinstance(error, TenantLeak):
+                raise  # nothing was answered yet, or no answer can be trusted: it is not the question
             failed += 1
             typer.echo(json.dumps({"schema": "ragctl.query/1", "question": question, "error": error.message}))
             continue

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
@@ -23,6 +24,7 @@ from ragctl.commands.recording import recording
 if TYPE_CHECKING:
     from ragctl.config import Experiment
     from ragctl.indexes import Resource
+    from ragctl.state import State
 
 
 def command(
@@ -66,17 +68,23 @@ def command(
 
 
 def _plan(experiment: Experiment) -> list[Resource]:
+    from ragctl.state import open_state
+    from ragctl.tenancy import per_index
+
+    state = open_state(experiment)
+    return [resource for one in per_index(experiment, state) for resource in _planned(one, state)]
+
+
+def _planned(experiment: Experiment, state: State) -> list[Resource]:
     from ragctl.adapters import open_store
     from ragctl.indexes import Resource
     from ragctl.ingest import ledger_name
-    from ragctl.state import open_state
 
     store = open_store(experiment)
     try:
         has_index = store.describe() is not None
     finally:
         store.close()
-    state = open_state(experiment)
     has_ledger = state.read(ledger_name(experiment.store.index)) is not None
     name = experiment.store.index
     return [
@@ -86,25 +94,35 @@ def _plan(experiment: Experiment) -> list[Resource]:
 
 
 def _remove(experiment: Experiment) -> list[Resource]:
+    from ragctl import tenancy
+    from ragctl.ingest import lease_name
+    from ragctl.lease import hold
+    from ragctl.state import open_state
+
+    state = open_state(experiment)
+    with recording("teardown", experiment) as run, ExitStack() as stack:
+        if tenancy.has_index_each(experiment):  # no ingest may make the index of another tenant meanwhile
+            stack.enter_context(hold(state, lease_name(experiment.store.index), "teardown"))
+        removed = [_removed(one, state) for one in tenancy.per_index(experiment, state)]
+        if tenancy.has_index_each(experiment):
+            tenancy.Registry(experiment, state).remove()
+        resources = [resource for some in removed for resource in some]
+        run.finish("done", {"resources": [asdict(resource) for resource in resources]})
+    return resources
+
+
+def _removed(experiment: Experiment, state: State) -> list[Resource]:
     from ragctl.adapters import open_store
     from ragctl.indexes import Resource
     from ragctl.ingest import lease_name, ledger_name
     from ragctl.lease import hold
-    from ragctl.state import open_state
 
     name = experiment.store.index
-    state = open_state(experiment)
     store = open_store(experiment)
-    with recording("teardown", experiment) as run:
-        try:
-            with hold(state, lease_name(name), "teardown"):
-                dropped = store.drop()
-                state.delete(ledger_name(name))
-        finally:
-            store.close()
-        resources = [
-            Resource("index", name, "deleted" if dropped else "absent"),
-            Resource("ledger", name, "deleted"),
-        ]
-        run.finish("done", {"resources": [asdict(resource) for resource in resources]})
-    return resources
+    try:
+        with hold(state, lease_name(name), "teardown"):
+            dropped = store.drop()
+            state.delete(ledger_name(name))
+    finally:
+        store.close()
+    return [Resource("index", name, "deleted" if dropped else "absent"), Resource("ledger", name, "deleted")]

@@ -39,7 +39,7 @@ class Source(Protocol):
 
 def open_source(section: AnySection, experiment: Experiment) -> Source:
     """The source that a section describes. Raises ConfigError for a bad glob or pattern; nothing is listed."""
-    rules = Rules.of(section)
+    rules = Rules.of(section, tenant_key=experiment.tenancy.key if experiment.tenancy else None)
     max_bytes = int(experiment.parsing.max_file_mb * 1024 * 1024)
     if isinstance(section, S3Source):
         from ragctl.adapters.aws import client

@@ -41,7 +41,7 @@ class Rules:
     metadata: Metadata
 
     @classmethod
-    def of(cls, section: SourceSection) -> Rules:
+    def of(cls, section: SourceSection, *, tenant_key: str | None = None) -> Rules:
         where = f"sources.{section.name}"
         try:
             return cls(
@@ -50,7 +50,9 @@ class Rules:
                 explicit=compile_globs(glob for glob in section.include if names_a_type(glob)),
                 exclude=compile_globs(section.exclude, hidden=True, below=True),
                 hidden=any(reaches_hidden(glob) for glob in section.include),
-                pattern=compile_path_pattern(section.path_metadata) if section.path_metadata else None,
+                pattern=compile_path_pattern(section.path_metadata, as_text=tenant_key)
+                if section.path_metadata
+                else None,
                 metadata=section.metadata,
             )
         except ConfigError as error:

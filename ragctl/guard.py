@@ -1,0 +1,34 @@
+"""What keeps a run from emptying an index because a share was not mounted or a prefix was misspelt."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ragctl.errors import Refused
+
+if TYPE_CHECKING:
+    from ragctl.config import Experiment
+
+
+class DeleteGuard:
+    """Refuses to remove more documents than one run may, counted over all the indexes that it works on."""
+
+    def __init__(self, experiment: Experiment, max_delete: float | None) -> None:
+        """`max_delete` is a share from 0 to 1; None: what the experiment says."""
+        self._share = max_delete if max_delete is not None else experiment.ingest.max_delete
+        self._indexes: dict[str, tuple[int, int]] = {}
+
+    def expect(self, index: str, deleted: int, total: int) -> None:
+        """`deleted` of the `total` documents of an index are to go; replaces what was expected of it before."""
+        self._indexes[index] = deleted, total
+
+    def check(self) -> None:
+        """Raise Refused when that is too much."""
+        deleted = sum(gone for gone, _ in self._indexes.values())
+        total = sum(documents for _, documents in self._indexes.values())
+        if total and deleted > self._share * total:
+            raise Refused(
+                f"{deleted} of {total} documents are gone from the sources, more than the {self._share:.0%} that one "
+                "run may remove; nothing was removed",
+                hint="check the sources; if it is meant: ragctl ingest CONFIG --max-delete 1.0",
+            )

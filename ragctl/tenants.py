@@ -1,0 +1,154 @@
+"""An index for each tenant: the ordinary ingest, once for each, over the files that the listing gives to it.
+
+Every index has its own ledger and lease, so all that holds of one index holds of each. What is common to the run is
+one listing, one lease beside the registry of tenants, and one guard that counts what is to go from all of them.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import fields, replace
+from time import monotonic
+from typing import TYPE_CHECKING, TypeVar
+
+from ragctl.guard import DeleteGuard
+from ragctl.ingest import (
+    IngestOptions,
+    IngestResult,
+    Planned,
+    Progress,
+    ingest_index,
+    lease_name,
+    list_sources,
+)
+from ragctl.lease import hold
+from ragctl.manifest import Failure, Listing
+from ragctl.pipeline import Counts
+from ragctl.tenancy import Registry, fault, has_index_each, of_tenant
+
+if TYPE_CHECKING:
+    from ragctl.config import Experiment
+    from ragctl.state import State
+
+Tally = TypeVar("Tally", Counts, Planned)
+
+
+def ingest_tenants(
+    experiment: Experiment,
+    state: State,
+    options: IngestOptions,
+    progress: Progress,
+    tick: Callable[[], None],
+) -> IngestResult:
+    """Bring the index of every tenant up to date. Raises as `ingest.ingest` does.
+
+    Files without a tenant are failures, told again by every run until they have one.
+    """
+    start = monotonic()
+    registry = Registry(experiment, state)
+    if options.dry_run:
+        listing = list_sources(experiment)
+        planned = _each(experiment, state, options, Progress(), listing, _union(registry, listing))
+        _guard(experiment, options, planned).check()
+        counts = _sum(Counts, [result.counts for result in planned])
+        return replace(_joined(experiment, planned, strays(experiment, listing), counts, start), dry_run=True)
+    with hold(state, lease_name(experiment.store.index), "ingest", wait_s=options.wait_s):
+        listing = list_sources(experiment)
+        tenants = registry.add(listing.tenants())
+        looked = _each(experiment, state, replace(options, dry_run=True), Progress(), listing, tenants)
+        guard = _guard(experiment, options, looked)
+        guard.check()  # before anything of any tenant is removed
+        done = _each(experiment, state, options, progress, listing, tenants, tick, guard)
+        lost = strays(experiment, listing)
+        listing.close()
+    progress.counts.failed += len(lost)
+    return _joined(experiment, done, lost, progress.counts, start)
+
+
+def strays(experiment: Experiment, listing: Listing) -> list[Failure]:
+    """The files that no tenant's index takes: their path says no tenant."""
+    tenancy = experiment.tenancy
+    assert tenancy is not None
+    return [
+        Failure(file.id, file.id, "metadata", fault(file.metadata, tenancy.key, required=True) or "")
+        for file in listing.of(None)
+    ]
+
+
+def indexes_wanted(experiment: Experiment, state: State, *, enter: bool = False) -> list[Experiment]:
+    """An experiment for each index that this one has or is to have: itself, or one for each tenant of the registry
+    and of the sources, who are entered into the registry where they are about to get an index.
+    """
+    if not has_index_each(experiment):
+        return [experiment]
+    registry = Registry(experiment, state)
+    listing = list_sources(experiment)
+    tenants = registry.add(listing.tenants()) if enter else _union(registry, listing)
+    listing.close()
+    return [of_tenant(experiment, tenant) for tenant in tenants]
+
+
+def _union(registry: Registry, listing: Listing) -> list[str]:
+    return sorted({*registry.tenants(), *listing.tenants()})
+
+
+def _each(
+    experiment: Experiment,
+    state: State,
+    options: IngestOptions,
+    progress: Progress,
+    listing: Listing,
+    tenants: Iterable[str],
+    tick: Callable[[], None] = lambda: None,
+    guard: DeleteGuard | None = None,
+) -> list[IngestResult]:
+    """Ingest for each tenant, until the run is told to stop; without a guard, whatever is to go may."""
+    done: list[IngestResult] = []
+    for tenant in tenants:
+        result = ingest_index(
+            of_tenant(experiment, tenant),
+            state,
+            options,
+            progress,
+            tick,
+            files=lambda tenant=tenant: listing.of(tenant),  # type: ignore[misc]  # mypy infers no type for a default
+            guard=guard or DeleteGuard(experiment, 1.0),
+        )
+        done.append(result)
+        if result.interrupted:
+            break
+    return done
+
+
+def _guard(experiment: Experiment, options: IngestOptions, planned: Iterable[IngestResult]) -> DeleteGuard:
+    guard = DeleteGuard(experiment, options.max_delete)
+    for result in planned:
+        assert result.planned is not None
+        guard.expect(result.index, result.planned.delete_documents, result.documents)
+    return guard
+
+
+def _joined(
+    experiment: Experiment, results: list[IngestResult], lost: list[Failure], counts: Counts, start: float
+) -> IngestResult:
+    """One result over all indexes; `counts` are those of the whole run."""
+    stages: Counter[str] = Counter()
+    for result in results:
+        stages.update(result.stages)
+    return IngestResult(
+        index=experiment.store.index,
+        counts=counts,
+        documents=sum(result.documents for result in results),
+        chunks=sum(result.chunks for result in results),
+        seconds=monotonic() - start,
+        stages=dict(stages),
+        failures=[failure for result in results for failure in result.failures] + lost,
+        interrupted=any(result.interrupted for result in results),
+        planned=_sum(Planned, [result.planned for result in results if result.planned]),
+        restored=any(result.restored for result in results),
+    )
+
+
+def _sum(kind: type[Tally], parts: list[Tally]) -> Tally:
+    return kind(**{field.name: sum(getattr(part, field.name) for part in parts) for field in fields(kind)})
