@@ -111,7 +111,9 @@ class VectorStore(Protocol):
 class Embedder(Protocol):
     """Texts to vectors. Safe to call from several threads."""
 
-    identity: str  # everything that shapes a vector: kind, model, version, prefixes, normalisation
+    identity: (
+        str  # everything that shapes a document's vector: kind, model, version, passage prefix, normalisation
+    )
     max_batch: int  # texts per call
     max_bytes: int  # UTF-8 bytes of text per call
     max_tokens: int | None  # tokens per text; None: unknown or no limit

@@ -55,7 +55,7 @@ _registering = threading.Lock()
 class FastembedEmbedder:
     """An embedding model in this process."""
 
-    cpu_bound = True
+    cpu_bound = False  # onnxruntime has its own threads, and each worker would load the model
     max_batch = 32
     max_bytes = 4_000_000
     max_tokens: int | None = None  # the model knows; a text that has more is refused
@@ -72,8 +72,10 @@ class FastembedEmbedder:
         self._model, self._threads = model, threads
         self._prefixes: dict[EmbedRole, str] = {"query": query_prefix, "document": passage_prefix}
         self._loading = threading.Lock()
-        prefixes = short_hash(f"{query_prefix}\0{passage_prefix}") if query_prefix or passage_prefix else ""
-        self.identity = ":".join(filter(None, ("fastembed", _name(model), prefixes)))
+        prefix = (
+            short_hash(passage_prefix) if passage_prefix else ""
+        )  # a query prefix leaves the index as it is
+        self.identity = ":".join(filter(None, ("fastembed", _name(model), prefix)))
 
     @classmethod
     def from_config(cls, experiment: Experiment) -> Self:

@@ -99,9 +99,11 @@ class OpenAIEmbedder:
         self._prefixes: dict[EmbedRole, str] = {"query": query_prefix, "document": passage_prefix}
         self._probing = threading.Lock()
         self.max_batch, self.max_tokens = max_batch, max_tokens
-        prefixes = short_hash(f"{query_prefix}\0{passage_prefix}") if query_prefix or passage_prefix else ""
+        prefix = (
+            short_hash(passage_prefix) if passage_prefix else ""
+        )  # a query prefix leaves the index as it is
         # Not the address: the same model served elsewhere gives the same vectors.
-        self.identity = ":".join(filter(None, ("openai", model, str(dimension or ""), prefixes)))
+        self.identity = ":".join(filter(None, ("openai", model, str(dimension or ""), prefix)))
 
     @classmethod
     def from_config(cls, experiment: Experiment) -> Self:
