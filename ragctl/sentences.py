@@ -12,7 +12,10 @@ _ITEM = re.compile(r"(?:[-*+•]|\(?\d{1,3}[.)])\s+")
 _RULE = re.compile(r"[\s|:=+_*-]+")  # the line below a table's header, a line across the page
 _NUMBER = re.compile(r"[(+-]?[$€£]?\d[\d.,]*[%)]*|[-–—]|n/a", re.IGNORECASE)
 _END = re.compile(r"""[.!?…]['")\]”’]*""")
-_BREAK = re.compile(r"""(?<=[.!?…])(['")\]”’]*)\s+(?=['"(\[“‘]*[A-Z0-9À-ÖØ-ÞΑ-ΩА-Я])""")
+_BREAK = re.compile(
+    r"""(?<=[.!?…])(['")\]”’]*)\s+(?=['"(\[“‘]*[A-Z0-9À-ÖØ-ÞΑ-ΩА-Я\u3040-\u9fff])"""
+    r"""|(?<=[。！？])(?![。！？」』”’）])\s*(?=\S)|(?<=[。！？][」』”’）])\s*(?=\S)"""  # written without spaces
+)
 _ABBREVIATION = re.compile(
     r"\b(?:[A-Z]|Mr|Mrs|Ms|Dr|Prof|St|Inc|Ltd|Co|Corp|No|Nos|Fig|Eq|Sec|Art|Vol|vs|cf|ca|approx|e\.g|i\.e"
     r"|Jan|Feb|Mar|Apr|Jun|Jul|Aug|Sept?|Oct|Nov|Dec)\.$"
@@ -59,14 +62,22 @@ def sentences(paragraph: str) -> Iterator[str]:
     """The sentences of one paragraph; abbreviations and initials do not end one."""
     text = " ".join(paragraph.split())
     start = 0
-    for match in _BREAK.finditer(text):
-        end = match.end(1)
-        sentence = text[start:end]
-        if not _ABBREVIATION.search(sentence) and not _ITEM.fullmatch(f"{sentence} "):
-            yield sentence
-            start = match.end()
+    for end, following in breaks(text):
+        yield text[start:end]
+        start = following
     if text[start:]:
         yield text[start:]
+
+
+def breaks(text: str) -> Iterator[tuple[int, int]]:
+    """Where a sentence of the paragraph ends and the next one starts; only white space lies between."""
+    start = 0
+    for match in _BREAK.finditer(text):
+        end = match.start() if match[1] is None else match.end(1)
+        tail = text[max(start, end - 12) : end]  # longer than any abbreviation or number of an item
+        if not _ABBREVIATION.search(tail) and not _ITEM.fullmatch(f"{tail} "):
+            yield end, match.end()
+            start = match.end()
 
 
 def _blocks(text: str) -> Iterator[tuple[str, str]]:

@@ -97,3 +97,13 @@ def test_every_statement_is_in_the_text(text: str) -> None:
         assert statement.text in flat
         assert statement.heading in flat
         assert (statement.header or "") in flat
+
+
+def test_scripts_without_spaces_have_sentences_too() -> None:
+    """An ideographic full stop ends a sentence, with the quotation marks behind it."""
+    assert list(sentences("珊瑚长得慢。他说：「好！」再见！？好。")) == [
+        "珊瑚长得慢。",
+        "他说：「好！」",
+        "再见！？",
+        "好。",
+    ]
