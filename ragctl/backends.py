@@ -118,12 +118,14 @@ class S3VectorsStore(StoreSection):
     kind: Literal["s3vectors"]
     bucket: Annotated[str, Field(min_length=3, max_length=63, pattern=r"^[a-z0-9][a-z0-9-]*[a-z0-9]$")]
     text_search: bool = Field(True, description="Make the chunk text searchable by words (needs ENHANCED).")
-    kms_key_arn: str | None = Field(None, description="Full ARN of a KMS key; default: SSE-S3.")
+    kms_key_arn: str | None = Field(
+        None, description="Full ARN of a KMS key; default: as the bucket, SSE-S3 where ragctl makes it."
+    )
     tags: dict[str, str] = Field(default_factory=dict, max_length=40)
     vectors_per_second: int = Field(
         2_500, ge=1, le=2_500, description="Writes and deletes; the service's limit."
     )
-    requests_per_second: int = Field(1_000, ge=1, le=1_000)
+    requests_per_second: int = Field(1_000, ge=1, le=1_000, description="Likewise, in calls.")
 
 
 Store = Annotated[LocalStore | S3VectorsStore, Field(discriminator="kind")]

@@ -97,7 +97,7 @@ def test_a_record_of_41_kb_fails_alone_with_its_document() -> None:
             record(f"k{n}", text="x" * (41_000 if n == 7 else 30), document=f"d{n}.md") for n in range(20)
         ]
         with pytest.raises(
-            RecordRefused, match="document d7.md, key k7: its metadata and text take 41,"
+            RecordRefused, match=r"document d7\.md, key k7: its metadata and text take 41,"
         ) as caught:
             store.check(records.pop(7))
         assert caught.value.document == "d7.md"

@@ -337,7 +337,7 @@ class S3VectorsStore:
         while True:
             try:
                 page = self._calls.of_index("QueryVectors", **asked, **token)
-            except Invalid as error:
+            except (Invalid, NotFound) as error:
                 if not token:
                     raise
                 raise _PageLostError(error.message, hint=error.hint) from error
