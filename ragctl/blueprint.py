@@ -99,6 +99,11 @@ def endpoint_name(experiment: Experiment, role: Role) -> str:
     return "-".join(filter(None, f"ragctl-{stack}-{role}".split("-")))  # two hyphens in a row are refused
 
 
+def name_prefix(stack: str) -> str:
+    """What the names of the stack's endpoints begin with, where the config does not name them."""
+    return "-".join(filter(None, f"ragctl-{stack}".split("-")))[:27]
+
+
 def blueprint(
     experiment: Experiment, role: Role, resolved: Resolved, *, endpoint: str | None = None
 ) -> Blueprint:

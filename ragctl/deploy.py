@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from ragctl import deployment, teardown
+from ragctl.cost import per_hour
 from ragctl.deploy_plan import Step, Tools, plan
 from ragctl.deployment import (
     CREATED_TAG,
@@ -85,13 +86,20 @@ def deploy(
     record, version = deployment.read(tools.state)
     steps = plan(experiment, tools, record, replace_differing=replace_differing)
     if dry_run:
-        shown = tuple(Resource("endpoint", s.endpoint, f"would {s.action}", _about(s)) for s in steps)
+        shown = tuple(
+            Resource("endpoint", s.endpoint, f"would {s.action}", _about(s) + per_hour(s.usd_per_hour))
+            for s in steps
+        )
         return Outcome(tuple(steps), shown, record)
+    for step in steps:
+        tell(
+            f"{step.role}: {step.action} endpoint {step.endpoint}: {_about(step)}{per_hour(step.usd_per_hour)}"
+        )
     return _Run(experiment, tools, steps, record, version, stop or threading.Event(), tell).go()
 
 
 def _about(step: Step) -> str:
-    return f"{step.instance_count} x {step.instance_type}" if step.instance_type else ""
+    return f"{step.instance_count} x {step.instance_type}, " if step.instance_type else ""
 
 
 class _Run:

@@ -14,12 +14,19 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
+from ragctl import deployment
+from ragctl.blueprint import name_prefix
+from ragctl.cost import per_hour
 from ragctl.deployment import CREATED_TAG, EXPIRES_TAG, KINDS, STACK_TAG, Record, Ref, is_past, scaling_of
 from ragctl.errors import PermissionDenied, ServiceError, Throttled
 from ragctl.indexes import Resource
+from ragctl.lease import hold
 
 if TYPE_CHECKING:
     from ragctl.adapters.sagemaker_control import ControlPlane
+    from ragctl.config import Experiment
+    from ragctl.cost import Price
+    from ragctl.state import State
 
 log = logging.getLogger("ragctl.teardown")
 
@@ -60,7 +67,7 @@ def find(control: ControlPlane, *, stack: str | None = None, record: Record | No
     recorded = record.resources if record else frozenset()
     refs = set(recorded) | set(_tagged(control, stack))
     if stack is not None:
-        refs |= set(control.named_like(f"ragctl-{stack}"))
+        refs |= set(control.named_like(name_prefix(stack)))
     found = [
         item for ref in sorted(refs) for item in _look(control, ref, trusted=ref in recorded, stack=stack)
     ]
@@ -95,8 +102,15 @@ def _look(control: ControlPlane, ref: Ref, *, trusted: bool, stack: str | None) 
         instance=_instance(described) if ref.type == "endpoint-config" else None,
         uses=_uses(ref, described),
     )
-    scaling = [other for other in scaling_of(ref) if control.describe(other) is not None]
-    return [found, *(Found(other, found.stack, uses=frozenset({ref})) for other in scaling)]
+    return [found, *(Found(other, found.stack, uses=frozenset({ref})) for other in _scaling(control, ref))]
+
+
+def _scaling(control: ControlPlane, ref: Ref) -> list[Ref]:
+    try:
+        return [other for other in scaling_of(ref) if control.describe(other) is not None]
+    except PermissionDenied as error:  # most endpoints have none, and what is left of it costs nothing
+        log.warning("the scaling of %s is not looked at: %s", ref, error)
+        return []
 
 
 def _uses(ref: Ref, described: Mapping[str, Any]) -> frozenset[Ref]:
@@ -258,6 +272,81 @@ def gone(outcome: Iterable[Resource]) -> frozenset[Ref]:
         for resource in outcome
         if resource.action in ("deleted", "absent")
     )
+
+
+# --- the whole of it -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Models:
+    """The deployed models of an experiment, or of an account and region, and what is to go."""
+
+    control: ControlPlane
+    state: State | None  # where the record is; None for what was found by its tags alone
+    planned: tuple[Found, ...]
+    found: tuple[Found, ...]
+
+    def resources(self) -> list[Resource]:
+        """The plan, for people and JSON."""
+        return [Resource(item.ref.type, item.ref.name, "delete", item.status) for item in self.planned]
+
+
+def models(experiment: Experiment, selection: Selection = "stack") -> Models:
+    """Find and plan: "stack" is what the experiment deployed, the others look at the whole account and region.
+
+    Nothing is changed. Raises PermissionDenied where an account cannot be searched by tags.
+    """
+    from ragctl.adapters.sagemaker_control import ControlPlane
+    from ragctl.state import open_state
+
+    control = ControlPlane.from_config(experiment)
+    if selection != "stack":
+        found = find(control)
+        return Models(control, None, tuple(plan(found, selection)), tuple(found))
+    state = open_state(experiment)
+    record, _ = deployment.read(state)
+    found = find(control, stack=experiment.name, record=record)
+    return Models(control, state, tuple(plan(found, "stack")), tuple(found))
+
+
+def remove_models(
+    found: Models, prices: Callable[[str], Price | None], tell: Callable[[str], None] = lambda _: None
+) -> list[Resource]:
+    """Remove what is planned and bring the record up to date; `prices` are of instance types.
+
+    Raises ServiceError (exit 8) naming what still exists and what it costs; LeaseHeld while it is being deployed.
+    """
+    refs = {item.ref for item in found.planned}
+    if found.state is None:
+        outcome = remove(found.control, refs, tell=tell)
+    else:
+        with hold(found.state, deployment.LEASE, "teardown"):
+            record, version = deployment.read(found.state)
+            refs |= record.resources if record else set()  # absent ones leave the record as well
+            outcome = remove(found.control, refs, tell=tell)
+            if record is not None:
+                _forget(found.state, record.without(gone(outcome)), version)
+    refuse_leftovers(outcome, _costs(found.found, prices))
+    return outcome
+
+
+def _forget(state: State, record: Record, version: str | None) -> None:
+    """Save what is left of the record; models of somebody else's endpoints go with the last of ours."""
+    if record.resources:
+        deployment.write(state, record, version)
+    else:
+        state.delete(deployment.NAME)
+
+
+def _costs(found: Collection[Found], prices: Callable[[str], Price | None]) -> dict[str, str]:
+    """What each endpoint costs, by name, in words."""
+    instances = {item.ref: item.instance for item in found if item.instance}
+    costs = {}
+    for item in found:
+        for count, _, kind in (instances[ref].partition(" x ") for ref in item.uses if ref in instances):
+            price = prices(kind)
+            costs[item.ref.name] = per_hour(price.usd * int(count) if price else None)
+    return costs
 
 
 def refuse_leftovers(outcome: Iterable[Resource], costs: Mapping[str, str]) -> None:

@@ -196,6 +196,8 @@ NOT_FOUND_CODES: Final = frozenset(
         "NotFoundException",
         "NoSuchBucket",
         "NoSuchKey",
+        "NoSuchResourceException",
+        "ObjectNotFoundException",
     }
 )
 QUOTA_CODES: Final = frozenset(
@@ -203,6 +205,7 @@ QUOTA_CODES: Final = frozenset(
         "ServiceQuotaExceededException",
         "ResourceLimitExceeded",
         "LimitExceededException",
+        "LimitExceededFault",
         "QuotaExceededException",
         "TooManyBuckets",
     }

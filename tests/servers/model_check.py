@@ -156,8 +156,10 @@ def _string(shape: Any, value: Any, path: str) -> Iterator[Problem]:
     if shape.enum and value not in shape.enum:
         yield Problem(path, f"must be one of {', '.join(shape.enum)}")
     pattern = shape.metadata.get("pattern")
-    # Unicode classes such as \p{L} are beyond the standard library's expressions: left to the server itself.
-    if pattern and "\\p{" not in pattern and not re.fullmatch(pattern, value):
+    # Unicode classes such as \p{L} and surrogate pairs are beyond the standard library's expressions: left to the
+    # server itself.
+    beyond = pattern is None or "\\p{" in pattern or "\\uD800" in pattern
+    if not beyond and not re.fullmatch(pattern, value):
         yield Problem(path, f"must match {pattern}")
 
 
