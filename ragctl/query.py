@@ -85,6 +85,10 @@ class QueryEngine:
         answer = Answer(question, None, (), hits, timings, usage, cut=cut)
         return answer if options.retrieve_only else self._generate(answer, timings, on_text)
 
+    def warm_up(self, question: str, tenant: str | None) -> None:
+        """Open what a first question would have to wait for: index, embedder, search."""
+        self.ask(question, QueryOptions(tenant=tenant, retrieve_only=True))
+
     def _request(
         self,
         question: str,

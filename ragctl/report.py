@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
@@ -241,7 +241,7 @@ def render_table(evaluated: Evaluated) -> Table:
     table = Table("metric", "value", "95 % interval", "scored", "unscored", "gate", box=None, pad_edge=False)
     for column in table.columns[1:5]:
         column.justify = "right"
-    for name in dict.fromkeys((*evaluated.metrics, *outcomes)):
+    for name in _shown(evaluated, outcomes):
         estimate, outcome = evaluated.metrics.get(name), outcomes.get(name)
         says = (
             Text(f"{outcome.rule} {outcome.verdict}", style=_STYLES[outcome.verdict]) if outcome else Text()
@@ -252,6 +252,14 @@ def render_table(evaluated: Evaluated) -> Table:
             counts = (str(estimate.scored), str(estimate.unscored))
             table.add_row(name, number(estimate.value), interval(estimate), *counts, says)
     return table
+
+
+def _shown(evaluated: Evaluated, gated: Collection[str]) -> list[str]:
+    """All metrics but the latencies of single stages, which are in the report; those too where the gate asks."""
+    hidden = {name for name in LATENCY_METRICS if name.count("_") > 1}
+    return [
+        name for name in dict.fromkeys((*evaluated.metrics, *gated)) if name not in hidden or name in gated
+    ]
 
 
 _STYLES = {"pass": "green", "fail": "bold red", "cannot-tell": "yellow"}

@@ -72,8 +72,10 @@ def command(
         return
     evaluated, run, page = _evaluate(experiment, evaluation, questions, output)
     output.result(evaluated.to_json(str(run.path), str(page)), lambda: _show(evaluated, page))
-    _track(experiment, evaluated, run, page, output)
-    _end(evaluated, len(questions))
+    try:
+        _track(experiment, evaluated, run, page, output)
+    finally:
+        _end(evaluated, len(questions))  # a gate that is not met outweighs an MLflow that cannot be reached
 
 
 def _evaluate(
@@ -89,6 +91,11 @@ def _evaluate(
     if experiment.tracking is not None:
         require_mlflow(experiment.tracking)
     with recording("eval", experiment) as run, QueryEngine(experiment) as engine:
+        _warn_of_absent(experiment, questions)
+        if questions:
+            engine.warm_up(
+                questions[0].question, questions[0].tenant
+            )  # so that latencies are those of a warm engine
         done = _Counter(len(questions), output)
         evaluated = evaluate(
             questions, lambda q: _ask(engine, evaluation, q), evaluation, lambda _: done.step()
@@ -98,6 +105,26 @@ def _evaluate(
     # After the record is closed: a page that cannot be written must not turn it into that of a failed run.
     page = write_page(evaluated, run, masked(experiment))
     return evaluated, run, page
+
+
+def _warn_of_absent(experiment: Experiment, questions: tuple[Question, ...]) -> None:
+    """Say how many documents that should be found are not in the index: their questions cannot score."""
+    import logging
+
+    from ragctl.ingest import reading_ledger
+    from ragctl.state import open_state
+    from ragctl.tenancy import per_index
+
+    absent = {document for question in questions for document in question.documents}
+    state = open_state(experiment)
+    for one in per_index(experiment, state):
+        with reading_ledger(state, one.store.index) as ledger:
+            absent = {id_ for id_ in absent if ledger.document(id_) is None and not ledger.file(id_)}
+    if absent:
+        some = ", ".join(sorted(absent)[:3])
+        logging.getLogger("ragctl.eval").warning(
+            "%d documents of the data set are not indexed: %s", len(absent), some
+        )
 
 
 def _ask(engine: QueryEngine, evaluation: Evaluation, question: Question) -> Answer:
@@ -160,6 +187,8 @@ def _show(evaluated: Evaluated, page: Path) -> None:
 
     Console(no_color=no_colour(), highlight=False).print(render_table(evaluated))
     for outcome in evaluated.gate.outcomes:
+        if outcome.verdict == "pass":
+            continue
         reason = f" ({outcome.reason})" if outcome.reason else ""
         typer.echo(f"gate: {outcome.rule.metric} {outcome.rule}: {outcome.verdict}{reason}")
     for failure in evaluated.failures:
