@@ -17,6 +17,7 @@ from tests.servers.bm25 import tokens
 
 NO_ANSWER = "The corpus does not answer this question."
 
+_INSTRUCTION = re.compile(r"\AInstruct: .*\nQuery: ")
 _PASSAGE = re.compile(r'<passage number="(\d+)"[^>]*>\n(.*?)\n</passage>', re.DOTALL)
 _SENTENCE = re.compile(r"(?<=[.!?])\s+|\n+")
 _COMMON = frozenset(
@@ -30,9 +31,12 @@ def count_tokens(text: str) -> int:
 
 
 def embed(text: str, dimension: int) -> NDArray[np.float32]:
-    """A vector of unit length, shape (dimension,); texts without words share one."""
+    """A vector of unit length, shape (dimension,); texts without words share one.
+
+    As with the models that take an instruction before a query, the instruction is not what the query is about.
+    """
     vector = np.zeros(dimension)
-    for word, count in Counter(tokens(text, "en")).items():
+    for word, count in Counter(tokens(_INSTRUCTION.sub("", text), "en")).items():
         place, sign = _place(word)
         vector[place % dimension] += sign * (1 + np.log(count))
     if not vector.any():
