@@ -12,8 +12,8 @@ SAMPLES := configs/samples.yaml
 demo: .venv/demo-installed
 	$(BIN)/ragctl create-index $(SAMPLES)
 	$(BIN)/ragctl ingest $(SAMPLES)
-	$(BIN)/ragctl query $(SAMPLES) "How long is the warranty on the Heron 3 sonde?"
-	$(BIN)/ragctl query $(SAMPLES) "What did revenue come to?" --filter '{"year": 2023}'
+	$(BIN)/ragctl query $(SAMPLES) "How much cash did Quillmere hand over for Skerry Acoustics?"
+	$(BIN)/ragctl query $(SAMPLES) "What is the most that a night in a hotel may cost?" --filter '{"year": 2021}'
 	$(BIN)/ragctl eval $(SAMPLES)
 
 test: lint types tests

@@ -17,6 +17,7 @@ from ragctl.commands.options import (
     load,
     no_colour,
     setup,
+    shown,
 )
 from ragctl.commands.recording import recording
 
@@ -193,7 +194,7 @@ def _show(evaluated: Evaluated, page: Path) -> None:
         typer.echo(f"gate: {outcome.rule.metric} {outcome.rule}: {outcome.verdict}{reason}")
     for failure in evaluated.failures:
         typer.echo(f"failed: {failure['question']} ({failure['stage']}): {failure['error']}", err=True)
-    typer.echo(f"report: {page}")
+    typer.echo(f"report: {shown(page)}")
 
 
 def _end(evaluated: Evaluated, asked: int) -> None:

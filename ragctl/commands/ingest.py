@@ -4,7 +4,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ragctl.commands.options import Config, DryRun, Json, LogJson, Output, Quiet, Set, Verbose, load, setup
+from ragctl.commands.options import (
+    Config,
+    DryRun,
+    Json,
+    LogJson,
+    Output,
+    Quiet,
+    Set,
+    Verbose,
+    load,
+    setup,
+    shown,
+)
 from ragctl.commands.recording import recording
 
 if TYPE_CHECKING:
@@ -126,7 +138,7 @@ def _show(result: IngestResult, run: str | None) -> None:
     if len(result.failures) > FAILURES_SHOWN:
         typer.echo(f"  and {len(result.failures) - FAILURES_SHOWN:,} more: ragctl failures CONFIG", err=True)
     if run:
-        typer.echo(f"  report: {run}")
+        typer.echo(f"  report: {shown(run)}")
 
 
 def _end(result: IngestResult) -> None:

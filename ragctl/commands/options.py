@@ -90,6 +90,12 @@ def confirm(question: str, *, yes: bool) -> None:
         raise Refused("nothing was done")
 
 
+def shown(path: str | Path) -> str:
+    """A path as people like it: from here, where it lies below."""
+    path = Path(path)
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+
+
 def no_colour() -> bool:
     """Whether NO_COLOR is set (no-color.org)."""
     return bool(os.environ.get("NO_COLOR"))
