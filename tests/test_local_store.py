@@ -329,6 +329,29 @@ def test_damaged_files_are_said_to_be_damaged(store: LocalStore) -> None:
     assert store.drop() is True
 
 
+def test_a_panic_of_the_native_code_is_a_service_that_failed(
+    store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Damage that LanceDB does not expect ends in the same words as any other; a bug of ours stays a bug."""
+
+    class RustPanic(Exception):
+        """Cannot be imported from where it comes."""
+
+    for raised, expected in ((RustPanic("unknown error"), ServiceError), (KeyError("ours"), KeyError)):
+        with monkeypatch.context() as patch:
+            patch.setattr(local_rows, "table", lambda *_, error=raised: _raise(error))
+            with pytest.raises(expected) as caught:
+                store.put([record("a")])
+        assert str(caught.value) in (
+            f"cannot write to index papers in {store._path}: RustPanic in LanceDB",
+            "'ours'",
+        )
+
+
+def _raise(error: Exception) -> None:
+    raise error
+
+
 def test_an_index_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
     """A LanceDB table that ragctl has not made is not taken for an index."""
     import_lancedb().connect(tmp_path).create_table("papers", [{"key": "a"}])

@@ -12,6 +12,7 @@ from __future__ import annotations
 import gc
 import importlib
 import logging
+import os
 import sys
 import threading
 from collections.abc import Iterator
@@ -34,6 +35,8 @@ _IMPORTING = threading.Lock()
 
 def import_lancedb() -> ModuleType:
     """Return the `lancedb` package, imported with stand-ins for what a search in a local folder never uses."""
+    # Its native code logs to stderr, where warnings of its own making would stand among our messages.
+    os.environ.setdefault("LANCEDB_LOG", "error")
     with _IMPORTING:
         if "lancedb" in sys.modules:
             return sys.modules["lancedb"]

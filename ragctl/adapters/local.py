@@ -1,4 +1,7 @@
-"""The embedded store: LanceDB in a local folder, a table per index, one process writing at a time."""
+"""The embedded store: LanceDB in a local folder, a table per index, one process writing at a time.
+
+LanceDB runs threads of its own: a process that has opened a store must not fork.
+"""
 
 from __future__ import annotations
 
@@ -35,6 +38,7 @@ ABOUT = b"ragctl"  # where the table's schema keeps what the index was made for
 # A search in another process may still read what a commit has just replaced; none takes this long.
 KEEP_VERSIONS = timedelta(minutes=10)
 PAGE_ROWS = 4_096
+FAULTS = (OSError, RuntimeError, ValueError, pa.ArrowException)  # what LanceDB raises, with its panics
 
 
 class LocalStore:
@@ -252,7 +256,10 @@ class LocalStore:
         """Turn what LanceDB and the file system raise into a ServiceError that says what was being done."""
         try:
             yield
-        except (OSError, RuntimeError, ValueError, TypeError, pa.ArrowException) as error:
+        except Exception as error:
+            # A panic of its native code is of a class that cannot be imported.
+            if not isinstance(error, FAULTS) and type(error).__name__ != "RustPanic":
+                raise
             full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
             # LanceDB's own words may hold the filter or the text that was searched for: they stay with the cause.
             reason = "the disk is full" if full else f"{type(error).__name__} in LanceDB"
