@@ -616,12 +616,12 @@ class Pipeline:
         return FileRow(file.id, file.size, file.stamp, content_hash, fingerprint, documents, done)
 
     def _fail(self, document: str, file_id: str, stage: str, error: str) -> None:
-        failure = Failure(document, file_id, stage, error)
+        failure = Failure(document, file_id, stage, error.removeprefix(document).lstrip(" :"))
         self._file(file_id).whole = False
         self.counts.failed += 1
         self.failures.append(failure)
         self._settled_failures.append(failure)
-        log.warning("%s failed at %s: %s", document, stage, error)
+        log.info("%s failed at %s: %s", document, stage, failure.error)
 
     def _save(self) -> None:
         """Save the ledger, then delete from the store what no document has any more."""

@@ -6,7 +6,6 @@ for too long, the file that it was at has failed, the rest of its hand goes back
 
 from __future__ import annotations
 
-import logging
 import multiprocessing
 import os
 import threading
@@ -21,8 +20,6 @@ if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess
 
     from ragctl.config import Experiment
-
-log = logging.getLogger("ragctl.workers")
 
 HAND_FILES = 32  # files that a worker gets at once, so that small ones do not each cost a round trip
 HAND_BYTES = 1_000_000  # and so many bytes, so that large ones are spread over the workers
@@ -147,7 +144,6 @@ class Workers:
     def _blame(self, hand: list[Task], at: int, done: set[str], error: str) -> None:
         """File `at` of the hand has failed; those that it dragged along are done again."""
         file = hand[at].file
-        log.warning("%s %s", file.id, error)
         self._deliver([Failed(file.id, file.id, "parse", error), Finished(file.id, "", whole=False)])
         with self._lock:
             self._again += [task for i, task in enumerate(hand) if i != at and task.file.id not in done]

@@ -165,7 +165,7 @@ def test_a_bad_file_does_not_stop_the_good_ones(folder: Path) -> None:
     assert (failure["document"], failure["stage"]) == ("docs/locked.pdf", "parse")
     assert "is encrypted" in failure["error"]
     assert "parsing.pdf_passwords" in failure["error"]
-    assert "ragctl: error: 1 documents failed; the index is consistent" in ended.err
+    assert "ragctl: error: 1 failed; the index is consistent" in ended.err
     listed = ragctl("failures", folder / "experiment.yaml", "--json").json["failures"]
     assert [(f["document"], f["attempts"]) for f in listed] == [("docs/locked.pdf", 1)]
     result = run(folder, 'parsing.pdf_passwords=["open sesame"]', only_failed=True)

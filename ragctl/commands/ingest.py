@@ -148,6 +148,6 @@ def _end(result: IngestResult) -> None:
         raise typer.Exit(130)
     if result.failures:
         raise PartialFailure(
-            f"{len(result.failures):,} documents failed; the index is consistent and keeps their old versions",
+            f"{len(result.failures):,} failed; the index is consistent and keeps the old versions of what failed",
             hint="ragctl failures CONFIG lists them; ragctl ingest CONFIG --only-failed tries them again",
         )

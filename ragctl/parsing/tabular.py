@@ -288,6 +288,6 @@ def _no_such_fields(lacking: Iterable[str], names: Iterable[str]) -> DocumentErr
     shown = [name[:40] for name in names]
     more = f" and {len(shown) - 20} more" if len(shown) > 20 else ""
     return DocumentError(
-        f"has no field {', '.join(lacking)}; its fields are {', '.join(shown[:20])}{more}",
+        f"has no field {', '.join(dict.fromkeys(lacking))}; its fields are {', '.join(shown[:20])}{more}",
         hint="name its fields under id, text and metadata of the source's records",
     )
