@@ -137,12 +137,12 @@ class _Run:
         self._save(self._announced())
         try:
             self._make_all()
-            record = self._probed()
+            models = self._probed()
             self._tidy()
         except BaseException as error:
             self._undo(error)
             raise
-        self._save(record)
+        self._save(replace(self._record, models={**self._record.models, **models}))
         resources = tuple(
             Resource(ref.type, ref.name, DONE[step.action] if ref == step.ref else _did(ref in self._made))
             for step in self._steps
@@ -281,7 +281,7 @@ class _Run:
         bounds = getattr(self._experiment.deployment, step.role).autoscaling
         if bounds is None:
             return
-        for ref in self._all(step) - wanted.refs:
+        for ref in sorted(self._all(step) - wanted.refs, reverse=True):  # the target before its alarm
             self._go_on()
             if self._control.describe(ref) is None:
                 self._made.add(ref)
@@ -340,15 +340,13 @@ class _Run:
 
     # --- the end, good or bad ---
 
-    def _probed(self) -> Record:
-        """The record of models that are ready, with the dimension that the embedding model answers."""
-        record = self._record
-        for step in self._steps:
-            model = self._model(step)
-            if step.role == "embedding":
-                model = replace(model, dimension=self._tools.probe(asdict(model)))
-            record = record.with_model(step.role, model)
-        return record
+    def _probed(self) -> dict[str, Model]:
+        """The models as they are recorded once ready, with the dimension that the embedding model answers."""
+        models: dict[str, Model] = {step.role: self._model(step) for step in self._steps}
+        if "embedding" in models:
+            dimension = self._tools.probe(asdict(models["embedding"]))
+            models["embedding"] = replace(models["embedding"], dimension=dimension)
+        return models
 
     def _tidy(self) -> None:
         """Renew the leases of what was there before, mark what is taken over, remove what was replaced."""
@@ -390,6 +388,7 @@ class _Run:
             log.error("%s", words)
             if isinstance(error, RagctlError):
                 error.message = f"{error.message}; {words}"
+                error.args = (error.message,)
 
     def _is_on_new(self, step: Step) -> bool:
         """Whether the endpoint is, or may be, on the new config, once an update that is under way has ended."""

@@ -12,8 +12,8 @@ from typing import Any, Literal
 import orjson
 from botocore.parsers import RpcV2CBORParser
 
-from tests.servers.http import REPORT_PATH, LoopbackServer, Reply
-from tests.servers.model_check import Match, service_model
+from tests.servers.http import REPORT_PATH, Handler, LoopbackServer, Refusal, Reply, Request
+from tests.servers.model_check import Match, check_error, service_model
 
 CBOR = "application/cbor"
 
@@ -51,6 +51,20 @@ def _dressed(reply: Reply, *, is_cbor: bool) -> Reply:
             reply.status, to_cbor(document), {"Content-Type": CBOR, "smithy-protocol": "rpc-v2-cbor"}
         )
     return Reply(reply.status, orjson.dumps(document), {"Content-Type": "application/x-amz-json-1.1"})
+
+
+def refusing(handler: Handler, request: Request) -> Mapping[str, Any] | Reply:
+    """Answer, and write refusals with the member names of the service: some say "message", some "Message"."""
+    try:
+        return handler(request)
+    except Refusal as refusal:
+        model = service_model(request.match.service)
+        members = model.shape_for(refusal.code).members if refusal.code in model.shape_names else {}
+        document = {"Message" if "Message" in members else "message": refusal.message, **refusal.members}
+        faults = check_error(request.match.service, refusal.code, document)
+        assert not faults, faults
+        headers = {"Content-Type": "application/json", "x-amzn-ErrorType": refusal.code}
+        return Reply(refusal.status, orjson.dumps(document), headers)
 
 
 def bytes_of(reply: Reply) -> bytes:

@@ -18,7 +18,7 @@ from functools import partial
 from typing import Any
 
 from tests.servers.autoscaling import Operation, Scaling
-from tests.servers.aws_json import AwsJsonServer
+from tests.servers.aws_json import AwsJsonServer, refusing
 from tests.servers.http import Handler, Refusal, Request
 from tests.servers.model_check import check_request
 from tests.servers.process import run_until_told
@@ -96,17 +96,18 @@ class SageMakerServer(AwsJsonServer):
             table[f"Describe{kind}"] = partial(self._describe, kind)
             table[f"Delete{kind}"] = partial(self._delete, kind)
             table[f"List{kind}s"] = partial(self._list, kind)
-        return {name: partial(self._checked, handler) for name, handler in table.items()}
+        return {name: partial(refusing, partial(self._checked, handler)) for name, handler in table.items()}
 
     def _checked(self, handler: Operation, request: Request) -> Mapping[str, Any]:
         faults = check_request(request.match.service, request.match.operation, request.document)
         if faults:
             raise Refusal(400, "ValidationException", f"1 validation error detected: {faults[0]}")
-        with self._lock:
-            self.requests.append((request.match.operation, request.document))
-            answer = handler(request.document)
-        self.after_call(request.match.operation)
-        return answer
+        try:
+            with self._lock:
+                self.requests.append((request.match.operation, request.document))
+                return handler(request.document)
+        finally:
+            self.after_call(request.match.operation)
 
     # --- create, describe, list, delete ---
 

@@ -1,0 +1,134 @@
+"""A region to deploy into: the control plane and the runtime side by side, and models that need no catalogue.
+
+As a program, `python -m tests.deployments STATE`, it deploys in a process of its own that a test may kill.
+"""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ragctl import deploy, deploy_plan, teardown
+from ragctl.blueprint import Resolved, Role
+from ragctl.config import Experiment
+from tests.experiments import experiment
+from tests.servers.sagemaker import SageMakerServer
+from tests.servers.sagemaker_runtime import EmbeddingModel, Model, SageMakerRuntime, TextModel
+
+ROLE = "arn:aws:iam::123456789012:role/models"
+EMBEDDER = {"kind": "sagemaker", "model": "gte-qwen2"}
+WRITER = {"kind": "sagemaker", "model": "deepseek-r1"}
+EULA = "https://jumpstart-cache-prod-eu-west-1.s3.eu-west-1.amazonaws.com/eula/llama.txt"
+IMAGES = "763104351884.dkr.ecr.eu-west-1.amazonaws.com"
+
+KNOWN = {
+    "gte-qwen2": Resolved(
+        "gte-qwen2",
+        "1.0.8",
+        f"{IMAGES}/tei:2.0.1",
+        "s3://jumpstart-cache-prod-eu-west-1/gte/v1/",
+        "ml.g5.2xlarge",
+        "tei",
+        env={"MAX_BATCH_TOKENS": "16384", "HF_MODEL_ID": "/opt/ml/model"},
+        network_isolation=True,
+        download_timeout=1200,
+        startup_timeout=1200,
+        accelerators=1,
+        memory_mb=16384,
+    ),
+    "deepseek-r1": Resolved(
+        "deepseek-r1",
+        "2.0.2",
+        f"{IMAGES}/djl-inference:0.31.0",
+        "s3://jumpstart-cache-prod-eu-west-1/deepseek/v2/",
+        "ml.g6.12xlarge",
+        "chat",
+    ),
+    "llama": Resolved(
+        "llama",
+        "2.11.1",
+        f"{IMAGES}/djl-inference:0.29.0",
+        "s3://jumpstart-private-cache-prod-eu-west-1/llama/v2/",
+        "ml.g5.4xlarge",
+        "text",
+        eula=EULA,
+    ),
+}
+
+
+def resolve(role: Role, model_id: str, version: str) -> Resolved:
+    """What the catalogue would say, in the version that is asked for where it is exact."""
+    known = KNOWN[model_id]
+    if "*" in version or version == known.version:
+        return known
+    return replace(known, version=version, env={**known.env, "VERSION": version})
+
+
+@dataclass
+class Region:
+    """The servers, and an experiment's ways to them."""
+
+    control: SageMakerServer
+    runtime: SageMakerRuntime
+    state: Path
+
+    def experiment(self, **sections: Any) -> Experiment:
+        """An experiment with an embedding model to deploy, unless the sections say otherwise."""
+        deployment = {"role_arn": ROLE, **sections.pop("deployment", {})}
+        return experiment(
+            **{"embedding": EMBEDDER, "state": str(self.state), "deployment": deployment, **sections}
+        )
+
+    def deploy(self, experiment: Experiment, **options: Any) -> deploy.Outcome:
+        """Deploy with the canned catalogue."""
+        return deploy.deploy(experiment, tools(experiment), **options)
+
+    def teardown(self, experiment: Experiment, selection: teardown.Selection = "stack") -> list[str]:
+        """Find, plan and remove; what became of it, as "endpoint NAME: deleted"."""
+        found = teardown.models(experiment, selection)
+        outcome = teardown.remove_models(found, lambda _: None)
+        return [f"{item.type} {item.name}: {item.action}" for item in outcome]
+
+
+def tools(experiment: Experiment) -> deploy_plan.Tools:
+    """The real tools with the canned catalogue."""
+    return replace(deploy_plan.tools(experiment), resolve=resolve)
+
+
+def environment(control: str, runtime: str) -> dict[str, str]:
+    """The variables by which the SDK finds the servers."""
+    return {
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "eu-west-1",
+        "AWS_ENDPOINT_URL": control,
+        "AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME": runtime,
+    }
+
+
+@contextmanager
+def region_in(state: Path) -> Iterator[Region]:
+    """Servers of a region, with endpoints for the experiment "test"; the control plane must not be asked unknowns."""
+    endpoints: dict[str, Model] = {
+        "ragctl-test-embedding": EmbeddingModel("tei", 384),
+        "ragctl-test-generation": TextModel("chat"),
+        "theirs": EmbeddingModel("tei", 64),
+    }
+    with SageMakerServer() as control, SageMakerRuntime(endpoints) as runtime:
+        yield Region(control, runtime, state)
+    assert (control.unexpected, control.broken, runtime.unexpected, runtime.broken) == ([], [], [], [])
+
+
+def main() -> None:
+    """Deploy the experiment "test" with its state in the folder that is named."""
+    deploy.POLL_S = 0.01
+    deployed = experiment(
+        embedding=EMBEDDER, state=sys.argv[1], deployment={"role_arn": ROLE, "expires_after": "1h"}
+    )
+    deploy.deploy(deployed, tools(deployed))
+
+
+if __name__ == "__main__":
+    main()
