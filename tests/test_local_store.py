@@ -229,6 +229,21 @@ def test_a_large_index_is_searched_through_partitions(
     assert "new" in keys(search(store))
 
 
+def test_a_filter_is_answered_from_all_partitions(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However far from the question the few records lie that match, none of them is missing."""
+    monkeypatch.setattr(local_search, "VECTOR_INDEX_BYTES", 1)
+    monkeypatch.setattr(local_search, "PARTITIONS_READ", 1)
+    circle = np.linspace(0, np.pi, 9_000)
+    records = [
+        record(f"k{n}", float(np.cos(angle)), float(np.sin(angle)), rare=n % 1_000 == 999)
+        for n, angle in enumerate(circle)
+    ]
+    for first in range(0, len(records), store.limits.put_records):
+        store.put(records[first : first + store.limits.put_records])
+    store.finish()
+    assert len(search(store, filter=normalise({"rare": True}))) == 9
+
+
 # --- on disk ---------------------------------------------------------------------------------------------
 
 
