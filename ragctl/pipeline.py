@@ -37,6 +37,7 @@ from ragctl.records import (
     MetadataValue,
     SourceFile,
     VectorRecord,
+    stem_of,
 )
 from ragctl.worker import Cut, Failed, Finished, Item, Same, Task
 from ragctl.workers import Workers
@@ -135,7 +136,7 @@ class KnownTexts:
             self.add(key)
 
     def add(self, key: str) -> None:
-        self._db.execute("INSERT OR IGNORE INTO texts VALUES (?, ?)", (_stem(key), key))
+        self._db.execute("INSERT OR IGNORE INTO texts VALUES (?, ?)", (stem_of(key), key))
 
     def get(self, stem: str) -> str | None:
         found = self._db.execute("SELECT key FROM texts WHERE stem = ?", (stem,)).fetchone()
@@ -381,7 +382,7 @@ class Pipeline:
                 self._add_record(document, i, made[i])
             elif key in known:
                 fetch[i] = key
-            elif other := self._seen.get(_stem(key)):
+            elif other := self._seen.get(stem_of(key)):
                 fetch[i] = other
             else:
                 lookup.append(i)
@@ -400,7 +401,7 @@ class Pipeline:
         for first in range(0, len(keys), size):
             records |= self._s.store.get(keys[first : first + size], vectors=True)
         cache = self._s.cache
-        stems = [_stem(document.cut.keys[i]) for i in lookup]
+        stems = [stem_of(document.cut.keys[i]) for i in lookup]
         return records, cache.get(stems) if cache is not None and stems else {}
 
     def _on_fetched(self, subject: tuple[_Open, dict[int, str], list[int]], future: Future[Any]) -> None:
@@ -418,7 +419,7 @@ class Pipeline:
                 self.counts.reused += 1
                 self._add_record(document, i, found.vector)
         for i in lookup:
-            vector = cached.get(_stem(document.cut.keys[i]))
+            vector = cached.get(stem_of(document.cut.keys[i]))
             if vector is None:
                 missing.append(i)
             else:
@@ -439,7 +440,7 @@ class Pipeline:
     def _want(self, document: _Open, chunks: list[int]) -> None:
         """Queue chunks for embedding; a text that is already on its way is not sent twice."""
         for i in chunks:
-            stem = _stem(document.cut.keys[i])
+            stem = stem_of(document.cut.keys[i])
             if stem in self._flying:
                 self._flying[stem].append((document, i))
             else:
@@ -450,7 +451,7 @@ class Pipeline:
         outcome = self._embeds.take(batch, future)
         cache: dict[str, Vector] = {}
         for wanted, vector in outcome.vectors:
-            stem = _stem(wanted.document.cut.keys[wanted.chunk])
+            stem = stem_of(wanted.document.cut.keys[wanted.chunk])
             self.counts.embedded += 1
             cache[stem] = vector
             others = self._flying.pop(stem, [])
@@ -458,7 +459,7 @@ class Pipeline:
             for document, i in [(wanted.document, wanted.chunk), *others]:
                 self._add_record(document, i, vector)
         for wanted, error in outcome.refused:
-            others = self._flying.pop(_stem(wanted.document.cut.keys[wanted.chunk]), [])
+            others = self._flying.pop(stem_of(wanted.document.cut.keys[wanted.chunk]), [])
             for document, i in [(wanted.document, wanted.chunk), *others]:
                 where = _where(document.cut.chunks[i])
                 self._fail_open(document, "embed", f"{where}: {error}")
@@ -657,11 +658,6 @@ def delete_keys(services: Services, keys: list[str]) -> int:
         services.store.delete(batch)
         services.ledger.deleted(batch)
     return len(keys)
-
-
-def _stem(key: str) -> str:
-    """The hash of the text in a chunk key, without the counter of repeats."""
-    return key.partition("-")[2].partition(".")[0]
 
 
 def _bytes_of(cut: Cut) -> int:

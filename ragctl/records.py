@@ -219,3 +219,8 @@ def chunk_keys(document_id: str, texts: list[str]) -> list[str]:
         seen[stem] = count = seen.get(stem, 0) + 1
         keys.append(f"{prefix}-{stem}" if count == 1 else f"{prefix}-{stem}.{count}")
     return keys
+
+
+def stem_of(key: str) -> str:
+    """The hash of the text in a chunk key, without the counter of repeats."""
+    return key.partition("-")[2].partition(".")[0]

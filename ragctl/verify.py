@@ -18,6 +18,7 @@ from ragctl.ingest import lease_name, list_sources, reading_ledger, writing_ledg
 from ragctl.lease import hold
 from ragctl.manifest import DocumentRow, Ledger, plan
 from ragctl.pipeline import metadata_of
+from ragctl.records import TEXT, short_hash, stem_of
 from ragctl.tenants import strays
 from ragctl.worker import Cut, Task, Workshop
 
@@ -235,7 +236,10 @@ def _compare_vectors(ledger: Ledger, store: VectorStore, embedder: Embedder, dri
     import numpy as np
 
     keys = ledger.sample_keys(EMBEDDED)
-    records = [record for key in keys for record in store.get([key], vectors=True).values()]
+    found = store.get(keys, vectors=True).values()
+    records = [
+        record for record in found if short_hash(str(record.metadata.get(TEXT))) == stem_of(record.key)
+    ]
     for first in range(0, len(records), embedder.max_batch):
         batch = records[first : first + embedder.max_batch]
         again = embedder.embed([str(record.metadata["text"]) for record in batch], "document").vectors
