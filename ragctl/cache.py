@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Mapping, Sequence
+from io import BytesIO
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from threading import Lock
 from typing import TYPE_CHECKING, Protocol
 
-from ragctl.errors import ConfigError, StateError
+from ragctl.errors import StateError
 from ragctl.records import short_hash
 
 if TYPE_CHECKING:
     from ragctl.config import Experiment
     from ragctl.records import Vector
+    from ragctl.state import State
+
+
+PACK_VECTORS = 8_192  # of a pack in a bucket: 12 MB at 384 dimensions
 
 
 class VectorCache(Protocol):
@@ -20,17 +27,19 @@ class VectorCache(Protocol):
 
     def get(self, texts: Sequence[str]) -> dict[str, Vector]: ...  # unknown ones are left out
     def put(self, vectors: Mapping[str, Vector]) -> None: ...
+    def close(self) -> None: ...
 
 
 def open_cache(experiment: Experiment, embedder: str) -> VectorCache | None:
     """The cache for vectors of the embedder with this identity, or None where the experiment names none."""
     if experiment.cache is None:
         return None
-    if "://" in experiment.cache.path:
-        raise ConfigError(
-            "cache.path: must be a folder", hint="a folder on a shared file system serves several machines"
-        )
-    return FolderCache(Path(experiment.cache.path) / f"{short_hash(embedder)}.sqlite")
+    place, name = experiment.cache.path, short_hash(embedder)
+    if not place.startswith("s3://"):
+        return FolderCache(Path(place) / f"{name}.sqlite")
+    from ragctl.state import state_at
+
+    return PackedCache(state_at(place, experiment), f"{name}/")
 
 
 class FolderCache:
@@ -55,8 +64,63 @@ class FolderCache:
         with self._connected() as db:
             db.executemany("INSERT OR IGNORE INTO vectors VALUES (?, ?)", rows)
 
+    def close(self) -> None:
+        """Nothing is held open."""
+
     def _connected(self) -> _Connection:
         return _Connection(self._path)
+
+
+class PackedCache:
+    """A cache in a bucket: packs of vectors that are written once and never changed, so that any number of machines
+    may add to it. The packs are fetched into a temporary file when the first text is looked up.
+    """
+
+    def __init__(self, state: State, prefix: str) -> None:
+        self._state = state
+        self._prefix = prefix
+        self._folder = TemporaryDirectory()
+        self._local = FolderCache(Path(self._folder.name) / "cache.sqlite")
+        self._new: dict[str, Vector] = {}
+        self._fetched = False
+        self._lock = Lock()
+
+    def get(self, texts: Sequence[str]) -> dict[str, Vector]:
+        with self._lock:
+            if not self._fetched:
+                self._fetch()
+        return self._local.get(texts)
+
+    def put(self, vectors: Mapping[str, Vector]) -> None:
+        self._local.put(vectors)
+        with self._lock:
+            self._new.update(vectors)
+            if len(self._new) >= PACK_VECTORS:
+                self._write_pack()
+
+    def close(self) -> None:
+        with self._lock:
+            if self._new:
+                self._write_pack()
+        self._folder.cleanup()
+
+    def _fetch(self) -> None:
+        import numpy as np
+
+        for name in self._state.names(self._prefix):
+            found = self._state.read(name)
+            if found is not None:
+                with np.load(BytesIO(found.data), allow_pickle=False) as pack:
+                    self._local.put(dict(zip(pack["texts"].tolist(), pack["vectors"], strict=True)))
+        self._fetched = True
+
+    def _write_pack(self) -> None:
+        import numpy as np
+
+        data = BytesIO()
+        np.savez(data, texts=np.array(list(self._new)), vectors=np.stack(list(self._new.values())))
+        self._state.overwrite(f"{self._prefix}{short_hash(data.getvalue())}.npz", data.getvalue())
+        self._new = {}
 
 
 class _Connection:

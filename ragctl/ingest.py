@@ -203,6 +203,8 @@ class _Run:
         stack.callback(store.close)
         embedder = open_embedder(experiment)
         cache = open_cache(experiment, embedder.identity)
+        if cache is not None:
+            stack.callback(cache.close)
         self._s = Services(
             experiment, ledger, store, embedder, lease, cache, fingerprints.of_sources(experiment)
         )

@@ -48,11 +48,16 @@ class State(Protocol):
 
 def open_state(experiment: Experiment) -> State:
     """The experiment's state location; a local folder is made when something is written."""
-    if not experiment.state.startswith("s3://"):
-        return LocalState(Path(experiment.state))
+    return state_at(experiment.state, experiment)
+
+
+def state_at(place: str, experiment: Experiment) -> State:
+    """The state location `place`: a folder, or s3://bucket/prefix in the experiment's account."""
+    if not place.startswith("s3://"):
+        return LocalState(Path(place))
     from ragctl.adapters.aws import client
 
-    bucket, _, prefix = experiment.state.removeprefix("s3://").partition("/")
+    bucket, _, prefix = place.removeprefix("s3://").partition("/")
     return S3State(client("s3", experiment), bucket, prefix)
 
 

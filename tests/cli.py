@@ -24,6 +24,7 @@ class Ended:
 
     @property
     def json(self) -> Any:
+        assert self.out, f"exit {self.status}, nothing on stdout; stderr:\n{self.err}"
         return json.loads(self.out)
 
 
