@@ -283,14 +283,43 @@ def test_finishing_joins_files_and_removes_old_versions(
 ) -> None:
     """Many small writes end as one file and one version; versions that somebody may still read are kept."""
     monkeypatch.setattr(local, "KEEP_VERSIONS", timedelta(minutes=10))
+    monkeypatch.setattr(local, "MOST_FILES", 11)
     for number in range(12):
         store.put([record(f"k{number}", text=f"winds {number}")])
     store.finish()
     assert len(list((store._folder / "data").iterdir())) > 1
     monkeypatch.setattr(local, "KEEP_VERSIONS", timedelta(milliseconds=1))
+    monkeypatch.setattr(local, "MOST_VERSIONS", 1)
     store.finish()
     assert len(list((store._folder / "data").iterdir())) == 1
     assert sorted(store.keys()) == sorted(f"k{number}" for number in range(12))
+
+
+def test_a_small_change_writes_little(store: LocalStore) -> None:
+    """What an earlier ingest wrote is left as it is, in one file of rows and one text index."""
+    store.put([record(f"k{number}", text=f"winds {number}") for number in range(100)])
+    store.finish()
+    before = files(store._folder / "data") | files(store._folder / "_indices")
+    store.put([record("new", text="winds")])
+    store.finish()
+    after = files(store._folder / "data") | files(store._folder / "_indices")
+    assert before < after
+    assert len(after) == len(before) + 1  # the new record
+    assert len(search(store, "text", text="winds", top_k=200)) == 101
+
+
+def test_a_key_is_never_there_twice_whoever_writes(store: LocalStore) -> None:
+    """A put replaces what this process wrote, what another one wrote since, and what was there before it."""
+    other = LocalStore(store._path, "papers")
+    for writer in (store, other, store, store, other):
+        writer.put([record("a", text="winds"), record("b")])
+        writer.put([record("b", 0, 1), record("c")])
+        assert sorted(writer.keys()) == ["a", "b", "c"]
+    store.delete(["a"])
+    other.put([record("a", text="lights")])
+    store.put([record("a", text="ice")])
+    assert sorted(LocalStore(store._path, "papers").keys()) == ["a", "b", "c"]
+    assert store.get(["a"])["a"].metadata["text"] == "ice"
 
 
 def test_finishing_twice_writes_nothing(store: LocalStore) -> None:

@@ -24,6 +24,7 @@ from ragctl.adapters import local_search
 from ragctl.adapters.base import IndexInfo, IndexSpec, StoreLimits
 from ragctl.adapters.lance import import_lancedb
 from ragctl.adapters.local_filters import among
+from ragctl.adapters.local_keys import KnownKeys
 from ragctl.errors import ConfigError, NotFound, ServiceError
 from ragctl.filters import refuse_non_filterable
 from ragctl.limits import MAX_TOP_K, check_query, check_record, check_spec, metadata_size, refuse_doubles
@@ -37,6 +38,12 @@ LAYOUT = 1  # of the table; raised when ragctl could not read older ones any mor
 ABOUT = b"ragctl"  # where the table's schema keeps what the index was made for
 # A search in another process may still read what a commit has just replaced; none takes this long.
 KEEP_VERSIONS = timedelta(minutes=10)
+# What is left for later, so that a small change costs little. Records that are not yet in the text index are searched
+# one by one (30 ms per 1,000 of them), and their words do not count towards how common a word is.
+FRESH_RECORDS = 1_000
+FRESH_SHARE = 0.05
+MOST_FILES = 64
+MOST_VERSIONS = 1_000  # a few kilobytes each
 PAGE_ROWS = 4_096
 FAULTS = (OSError, RuntimeError, ValueError, pa.ArrowException)  # what LanceDB raises, with its panics
 
@@ -60,6 +67,7 @@ class LocalStore:
         self._opened: tuple[Any, IndexInfo] | None = None
         self._opening = threading.Lock()
         self._writing = threading.Lock()  # commits at once would conflict, and be repeated until they do not
+        self._keys = KnownKeys()
 
     @classmethod
     def from_config(cls, experiment: Experiment) -> Self:
@@ -95,6 +103,7 @@ class LocalStore:
         """Remove the index and all that it held; False where there was none."""
         with self._writing, self._opening, self._faults("remove"):
             self._opened = None
+            self._keys = KnownKeys()
             if not self._folder.exists():
                 return False
             if self._versions.exists():
@@ -107,13 +116,14 @@ class LocalStore:
         return True
 
     def finish(self) -> None:
-        """Take new records into the indexes, join small files and remove old versions. Quick when all is done."""
+        """Take new records into the indexes, and join small files where they have become many."""
         with self._writing:
             self._index_text()
             self._index_vectors()
             table, _ = self._open()
             with self._faults("tidy up"):
-                table.optimize(cleanup_older_than=KEEP_VERSIONS)
+                if self._is_untidy(table):
+                    table.optimize(cleanup_older_than=KEEP_VERSIONS)
 
     def close(self) -> None:
         """Let go of the files."""
@@ -159,9 +169,10 @@ class LocalStore:
         return IndexInfo(name=self._name, **about)
 
     def _index_text(self) -> None:
+        """Make the text index, anew when it lacks too many records: LanceDB adds to it only as it tidies up."""
         table, info = self._open()
         with self._faults("index the text of"):
-            if info.text_search and not local_search.is_indexed(table, "text"):
+            if info.text_search and _is_behind(table.index_stats("text_idx")):
                 table.create_index("text", config=local_search.text_index(info.language))
 
     def _index_vectors(self) -> None:
@@ -170,6 +181,11 @@ class LocalStore:
             size = table.count_rows() * info.dimension * 4
             if size >= local_search.VECTOR_INDEX_BYTES and not local_search.is_indexed(table, "vector"):
                 table.create_index("vector", config=local_search.vector_index(info.metric))
+
+    def _is_untidy(self, table: Any) -> bool:
+        """Say whether to tidy up, for which LanceDB writes most of the table anew, however little has changed."""
+        files = table.stats()["fragment_stats"]["num_small_fragments"]
+        return files > MOST_FILES or len(list(self._versions.iterdir())) > MOST_VERSIONS
 
     # --- records -----------------------------------------------------------------------------------------
 
@@ -190,12 +206,17 @@ class LocalStore:
         if not records:
             return
         refuse_doubles(records)
-        with self._writing:
-            table, info = self._open()
-            with self._faults("write to"):
-                fresh = rows.table(records, table.schema, info.non_filterable)
-                merge = table.merge_insert("key").when_matched_update_all().when_not_matched_insert_all()
-                merge.execute(fresh)
+        table, info = self._open()
+        keys = [record.key for record in records]
+        with self._faults("write to"):
+            fresh = rows.table(records, table.schema, info.non_filterable)
+            with self._writing:
+                if self._keys.may_hold(table, keys):
+                    merge = table.merge_insert("key").when_matched_update_all().when_not_matched_insert_all()
+                    written = merge.execute(fresh)
+                else:
+                    written = table.add(fresh)
+                self._keys.wrote(keys, written.version)
 
     def get(self, keys: Sequence[str], *, vectors: bool = False) -> dict[str, VectorRecord]:
         """Return records by key; an absent one is left out."""
@@ -269,3 +290,11 @@ class LocalStore:
                 if full
                 else "if its files are damaged, remove the index and ingest again: ragctl teardown CONFIG --index",
             ) from error
+
+
+def _is_behind(text_index: Any | None) -> bool:
+    """Say whether the index is absent or lacks too many records to be left alone."""
+    if text_index is None:
+        return True
+    most = min(FRESH_RECORDS, FRESH_SHARE * text_index.num_indexed_rows)
+    return bool(text_index.num_unindexed_rows > most)
