@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("ragctl.deploy")
 
-POLL_S = 10.0
+FIRST_POLL_S, POLL_S = 0.5, 10.0  # between two looks at what is coming up; they become rarer
 # A config that was made a moment ago may not be seen by CreateEndpoint yet (SageMaker API reference, CreateEndpoint).
 UNSEEN_TRIES: Final = 5
 UNSEEN_DELAY_S = 2.0
@@ -295,7 +295,7 @@ class _Run:
         """What the service says once it is in service. ServiceError when it fails, vanishes or takes too long."""
         limit = self._experiment.deployment.timeout
         deadline = time.monotonic() + seconds(limit, "deployment.timeout")
-        status = ""
+        status, pause_s = "", FIRST_POLL_S
         while True:
             self._go_on()
             described = self._control.describe(ref)
@@ -317,7 +317,8 @@ class _Run:
                     hint="a missing image, role or capacity looks like this; a large model may need a longer "
                     "deployment.timeout",
                 )
-            self._halt.wait(POLL_S)
+            self._halt.wait(min(pause_s, POLL_S))
+            pause_s *= 1.5
 
     def _go_on(self) -> None:
         if self._halt.is_set() or self._stop.is_set():

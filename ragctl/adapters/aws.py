@@ -82,10 +82,9 @@ def session(experiment: Experiment) -> Any:
     """A boto3 session of the `aws` section, its region set, for an SDK that makes its own clients."""
     name = region(experiment)
     with _making:
-        return boto3.Session(
-            botocore_session=_session(experiment.aws)._session,  # noqa: SLF001 - the only way to give it a region
-            region_name=name,
-        )
+        core = botocore.session.Session(profile=experiment.aws.profile)
+        core._credentials = _session(experiment.aws).get_credentials()  # noqa: SLF001 - botocore has no setter for these
+        return boto3.Session(botocore_session=core, region_name=name)
 
 
 def region(experiment: Experiment) -> str:

@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 from ragctl.adapters.aws import aws_errors, client, partition, region, session
@@ -25,6 +26,7 @@ os.environ.setdefault("DISABLE_JUMPSTART_LOGGING", "1")  # read once, when the S
 logging.getLogger("sagemaker").setLevel(logging.ERROR)
 
 try:
+    from packaging.version import Version
     from sagemaker.core import environment_variables, image_uris, model_uris
     from sagemaker.core.helper.session_helper import Session
     from sagemaker.core.jumpstart import artifacts, utils
@@ -66,7 +68,7 @@ class Catalogue:
             self._refusals(role, model_id),
         ):
             if self._hub is None:
-                self._check_offered(role, model_id)
+                self._check_offered(role, model_id, version)
             specs = self._specs(model_id, version)
             config = self._config(role, model_id, specs)
             return self._resolved(role, self._specs(model_id, specs.version, config), config)
@@ -150,23 +152,41 @@ class Catalogue:
 
     # --- refusals ---
 
-    def _check_offered(self, role: Role, model_id: str) -> None:
+    def _check_offered(self, role: Role, model_id: str, version: str) -> None:
         """Raise ConfigError, in our words, for what the SDK would answer with a KeyError."""
         headers = self._headers(JumpStartModelType.OPEN_WEIGHTS)
-        ours = [header for header in headers if header.model_id == model_id]
-        if not ours:
-            if any(header.model_id == model_id for header in self._headers(JumpStartModelType.PROPRIETARY)):
-                raise ConfigError(
-                    f"{role}.model: {model_id} is sold on AWS Marketplace, which deploy-models does not deploy",
-                    hint=f"subscribe and deploy it there, then name its endpoint under {role}.endpoint",
-                )
-            close = get_close_matches(
-                model_id, sorted({header.model_id for header in headers}), n=1, cutoff=0
-            )
+        offered = [header for header in headers if header.model_id == model_id]
+        if not offered:
+            self._refuse_unknown(role, model_id, sorted({header.model_id for header in headers}))
+        sdk = Version(utils.get_sagemaker_version())
+        fitting = [header for header in offered if fnmatchcase(str(header.version), version)]
+        if not fitting:
+            versions = [
+                f"{header.version}{'' if Version(header.min_version) <= sdk else ' (for a newer sagemaker-core)'}"
+                for header in sorted(offered, key=lambda header: Version(str(header.version)))
+            ]
             raise ConfigError(
-                f"{role}.model: JumpStart in {self._region} has no model {model_id}",
-                hint=f"did you mean {close[0]}?" if close else None,
+                f"{role}.model_version: {model_id} has no version {version}",
+                hint=f"it has {', '.join(versions)}",
             )
+        needed = min(Version(header.min_version) for header in fitting)
+        if needed > sdk:
+            raise ConfigError(
+                f"{role}.model_version: {model_id} {version} needs version {needed} of the SageMaker SDK",
+                hint="upgrade sagemaker-core, or choose an older version of the model",
+            )
+
+    def _refuse_unknown(self, role: Role, model_id: str, known: list[str]) -> None:
+        if any(header.model_id == model_id for header in self._headers(JumpStartModelType.PROPRIETARY)):
+            raise ConfigError(
+                f"{role}.model: {model_id} is sold on AWS Marketplace, which deploy-models does not deploy",
+                hint=f"subscribe and deploy it there, then name its endpoint under {role}.endpoint",
+            )
+        close = get_close_matches(model_id, known, n=1, cutoff=0)
+        raise ConfigError(
+            f"{role}.model: JumpStart in {self._region} has no model {model_id}",
+            hint=f"did you mean {close[0]}?" if close else None,
+        )
 
     def _headers(self, kind: Any) -> list[Any]:
         return list(

@@ -56,8 +56,9 @@ def command(
     if not wants_models(experiment):
         _show_nothing(experiment, output)
         return
-    outcome = _deploy(experiment, output, replace=replace, dry_run=dry_run)
-    output.result(_document(outcome), lambda: _show(outcome))
+    outcome, run = _deploy(experiment, output, replace=replace, dry_run=dry_run)
+    document = {"schema": "ragctl.deploy-models/1", "run": run, **_payload(outcome)}
+    output.result(document, lambda: _show(outcome, run))
 
 
 def _show_nothing(experiment: Experiment, output: Output) -> None:
@@ -69,7 +70,10 @@ def _show_nothing(experiment: Experiment, output: Output) -> None:
     )
 
 
-def _deploy(experiment: Experiment, output: Output, *, replace: bool, dry_run: bool) -> Outcome:
+def _deploy(
+    experiment: Experiment, output: Output, *, replace: bool, dry_run: bool
+) -> tuple[Outcome, str | None]:
+    """What became of the models, and where the record of the run is."""
     from ragctl import deployment
     from ragctl.commands.progress import stopping_on_signals
     from ragctl.commands.recording import recording
@@ -79,7 +83,7 @@ def _deploy(experiment: Experiment, output: Output, *, replace: bool, dry_run: b
 
     means = tools(experiment)
     if dry_run:
-        return deploy(experiment, means, replace_differing=replace, dry_run=True)
+        return deploy(experiment, means, replace_differing=replace, dry_run=True), None
     stop = threading.Event()
     with (
         recording("deploy-models", experiment) as run,
@@ -90,8 +94,8 @@ def _deploy(experiment: Experiment, output: Output, *, replace: bool, dry_run: b
             outcome = deploy(experiment, means, replace_differing=replace, stop=stop, tell=_teller(output))
         except Interrupted:
             raise KeyboardInterrupt from None
-        run.finish("done", _document(outcome))
-    return outcome
+        run.finish("done", _payload(outcome))
+    return outcome, str(run.path)
 
 
 def _teller(output: Output) -> Any:
@@ -104,9 +108,8 @@ def _teller(output: Output) -> Any:
     return tell
 
 
-def _document(outcome: Outcome) -> dict[str, Any]:
+def _payload(outcome: Outcome) -> dict[str, Any]:
     return {
-        "schema": "ragctl.deploy-models/1",
         "resources": [asdict(resource) for resource in outcome.resources],
         "models": {
             step.role: {
@@ -120,7 +123,7 @@ def _document(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def _show(outcome: Outcome) -> None:
+def _show(outcome: Outcome, run: str | None) -> None:
     from ragctl.cost import per_hour
 
     for resource in outcome.resources:
@@ -133,3 +136,5 @@ def _show(outcome: Outcome) -> None:
     expires = {model.expires for model in (outcome.record.models.values() if outcome.record else ())} - {None}
     if expires:
         typer.echo(f"expires {min(filter(None, expires))}")
+    if run is not None:
+        typer.echo(f"run: {run}")
