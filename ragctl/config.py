@@ -229,6 +229,22 @@ class Tracking(Section):
     experiment: str = "ragctl"
 
 
+class Budget(Section):
+    """What one run may cost, in US dollars. It stops, with all that it did saved, before it goes past that."""
+
+    ingest_usd: float | None = Field(None, gt=0, description="Tokens that are embedded, and puts.")
+    eval_usd: float | None = Field(None, gt=0, description="Tokens of questions and answers, and reranking.")
+
+
+class Prices(Section):
+    """What models cost you where they are paid by use, in US dollars. What is not said is unknown, never free."""
+
+    embedding: float | None = Field(None, ge=0, description="A million tokens to embed.")
+    input: float | None = Field(None, ge=0, description="A million tokens that the generator reads.")
+    output: float | None = Field(None, ge=0, description="A million tokens that the generator writes.")
+    reranking: float | None = Field(None, ge=0, description="A thousand questions that are reranked.")
+
+
 class Endpoints(Section):
     """Other addresses of AWS services, for VPC endpoints and tests; the AWS_ENDPOINT_URL_* variables work too."""
 
@@ -273,6 +289,8 @@ class Experiment(Section):
     cache: Cache | None = None
     tenancy: Tenancy | None = None
     tracking: Tracking | None = None
+    budget: Budget | None = None
+    prices: Prices = Prices()
     aws: Aws = Aws()
     deployment: Deployment = Deployment()
     state: str = Field(
