@@ -20,14 +20,16 @@ from ragctl.lease import hold
 from ragctl.manifest import Failure, Ledger, Listing, Step, plan
 from ragctl.pipeline import Counts, KnownTexts, Pipeline, Services, Todo, delete_keys
 from ragctl.remote_ledger import RemoteLedger
+from ragctl.spending import IngestBill
 from ragctl.state import LocalState
 from ragctl.tenancy import has_index_each
 from ragctl.worker import Task
 
 if TYPE_CHECKING:
-    from ragctl.adapters.base import VectorStore
+    from ragctl.adapters.base import IndexInfo, VectorStore
     from ragctl.config import Experiment
     from ragctl.lease import Lease
+    from ragctl.saved_plan import SavedPlan
     from ragctl.state import State
 
 log = logging.getLogger("ragctl.ingest")
@@ -42,6 +44,7 @@ class IngestOptions:
     checksum: bool = False  # look into every file whatever its size and time
     only_failed: bool = False  # files with failures, and no others
     wait_s: float = 0.0  # for the lease
+    saved: SavedPlan | None = None  # the plan that the run must still be like
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +74,7 @@ class IngestResult:
     planned: Planned | None = None
     restored: bool = False  # the index had lost chunks that the ledger knew
     dry_run: bool = False
+    bill: IngestBill | None = None  # None: nothing was done
 
     def to_json(self, run: str | None) -> dict[str, Any]:
         """The result as design.md gives it."""
@@ -110,6 +114,7 @@ class IngestResult:
             "bytes": c.bytes,
             "stages": {name: round(seconds, 3) for name, seconds in self.stages.items()},
             "restored": self.restored,
+            "cost": self.bill.to_json() if self.bill else None,
             "failures": [{"document": f.document, "stage": f.stage, "error": f.error} for f in self.failures],
         }
 
@@ -119,6 +124,7 @@ class Progress:
     """What a display may show of a run under way."""
 
     counts: Counts = field(default_factory=Counts)
+    bill: IngestBill = field(default_factory=IngestBill)
     files: int = 0  # to work through
     pipeline: Pipeline | None = None
     stopping: threading.Event = field(default_factory=threading.Event)  # set it to end early, consistently
@@ -143,9 +149,12 @@ def ingest(
 ) -> IngestResult:
     """Bring the index up to date with the sources.
 
-    Raises Refused before anything is changed when the listing is incomplete, when too much would be deleted or when
-    the index was made with other settings; LeaseHeld when another run works on the index.
+    Raises Refused before anything is changed when the listing is incomplete, when too much would be deleted, when
+    the index was made with other settings or when a saved plan does not hold any more; LeaseHeld when another run
+    works on the index. Where the budget does not bear everything, as many documents as it bears get in whole.
     """
+    if not options.dry_run:
+        progress.bill = IngestBill.of(experiment, state)
     if has_index_each(experiment):
         from ragctl.tenants import ingest_tenants
 
@@ -172,11 +181,21 @@ def ingest_index(
     with ExitStack() as stack:
         if options.dry_run:
             ledger = stack.enter_context(reading_ledger(state, index))
-            return _dry_run(experiment, ledger, options, start, files(), guard)
+            listing = _listed(experiment, ledger, options, files)
+            return _dry_run(experiment, ledger, options, start, listing, guard)
         lease = stack.enter_context(hold(state, lease_name(index), "ingest", wait_s=options.wait_s))
         ledger = stack.enter_context(writing_ledger(state, index, lease))
         run = _Run(experiment, ledger, lease, options, progress, stack, guard)
-        return run.work(start, tick, files())
+        return run.work(start, tick, _listed(experiment, ledger, options, files))
+
+
+def _listed(
+    experiment: Experiment, ledger: Ledger, options: IngestOptions, files: Callable[[], Listing]
+) -> Listing:
+    listing = files()
+    if options.saved is not None:
+        options.saved.check(experiment, ledger, listing)
+    return listing
 
 
 class _Run:
@@ -221,11 +240,13 @@ class _Run:
         self._progress.files = work.planned.add + work.planned.check
         self._clean()  # what a run that was killed left behind
         known = KnownTexts(key for row in work.vanished() for key in row.keys)
-        pipeline = self._progress.pipeline = Pipeline(s, counts, known, self._progress.stopping)
+        pipeline = self._progress.pipeline = Pipeline(
+            s, counts, known, self._progress.stopping, self._progress.bill
+        )
         if self._progress.files:
             pipeline.run(work.todos(), tick)
         interrupted = self._progress.stopping.is_set()
-        if not interrupted:
+        if not (interrupted or self._progress.bill.is_spent):
             self._prune(work, pipeline)
         self._clean()
         if counts.written + counts.removed > before:
@@ -245,6 +266,7 @@ class _Run:
             interrupted,
             work.planned,
             restored,
+            bill=self._progress.bill,
         )
 
     def _match_index(self) -> bool:
@@ -256,20 +278,9 @@ class _Run:
             s.store.create(spec)
             info = indexes.require(s.store, self._experiment.store.index)
         indexes.refuse_other_settings(info, spec)
-        known = s.ledger.meta("created")
+        lost = forget_lost(s.ledger, s.store, info)
         s.ledger.set_meta(embedder=spec.embedder, dimension=str(spec.dimension), created=info.created)
-        if known is None or s.ledger.counts()[1] == 0:
-            return False
-        if known != info.created:
-            log.warning("index %s was made anew since the last run: everything is put again", info.name)
-            s.ledger.invalidate()
-            return True
-        probe = s.ledger.sample_keys(min(PROBED_KEYS, s.store.limits.get_keys))
-        if len(s.store.get(probe)) == len(probe):
-            return False
-        log.warning("index %s has lost chunks that the ledger knows: they are put again", info.name)
-        s.ledger.invalidate(files_with_missing_chunks(s.ledger, s.store))
-        return True
+        return lost
 
     def _note_chunking(self, seconds: float) -> None:
         """Keep how long the chunking of what is in the index took, for the evaluations that report it."""
@@ -384,6 +395,26 @@ def list_sources(experiment: Experiment) -> Listing:
     if not len(listing):
         log.warning("the sources list no file at all")
     return listing
+
+
+def forget_lost(ledger: Ledger, store: VectorStore, info: IndexInfo | None) -> bool:
+    """Have the next plan do again what the index has lost; True when that is something.
+
+    `info` is what the index is like, None where there is none.
+    """
+    known = ledger.meta("created")
+    if known is None or ledger.counts()[1] == 0:
+        return False
+    if info is None or known != info.created:
+        log.warning("the index was made anew, or is gone, since the last run: everything is put again")
+        ledger.invalidate()
+        return True
+    probe = ledger.sample_keys(min(PROBED_KEYS, store.limits.get_keys))
+    if len(store.get(probe)) == len(probe):
+        return False
+    log.warning("index %s has lost chunks that the ledger knows: they are put again", info.name)
+    ledger.invalidate(files_with_missing_chunks(ledger, store))
+    return True
 
 
 def files_with_missing_chunks(ledger: Ledger, store: VectorStore) -> list[str]:

@@ -23,7 +23,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from ragctl import tenancy
-from ragctl.embedding import EmbedQueue, Wanted
+from ragctl.embedding import EmbedQueue, Outcome, Wanted
 from ragctl.errors import RagctlError, RecordRefused
 from ragctl.manifest import DocumentRow, Failure, FileRow
 from ragctl.records import (
@@ -39,6 +39,7 @@ from ragctl.records import (
     VectorRecord,
     stem_of,
 )
+from ragctl.spending import IngestBill, stored_size
 from ragctl.worker import Cut, Failed, Finished, Item, Same, Task
 from ragctl.workers import Workers
 
@@ -88,6 +89,8 @@ class _Open:
     waiting: int = 0
     rewrites: list[VectorRecord] = field(default_factory=list)  # same vector, other metadata: put last
     failed: bool = False
+    owed_text: int = 0  # bytes to embed that are promised to the bill and not yet paid for
+    owed_stored: int = 0  # likewise, bytes to store
 
 
 @dataclass(slots=True)
@@ -150,9 +153,19 @@ class Pipeline:
     """One pass over files. `run` returns when everything that could be done is in the store and in the ledger."""
 
     def __init__(
-        self, services: Services, counts: Counts, borrowed: KnownTexts, stopping: threading.Event
+        self,
+        services: Services,
+        counts: Counts,
+        borrowed: KnownTexts,
+        stopping: threading.Event,
+        bill: IngestBill | None = None,
+        *,
+        embeds: bool = True,
     ) -> None:
+        """`bill` gets what is paid for; `embeds` false: the workers make no vectors, the embedder is asked for all."""
         self._s = services
+        self._bill = bill or IngestBill()
+        self._embeds_in_workers = embeds
         self.counts = counts
         self.failures: list[Failure] = []
         self.vanished: list[str] = []  # documents that are gone from files that are still there ...
@@ -200,7 +213,9 @@ class Pipeline:
             self._issue(todos),
             self._deliver,
             lambda e: self._events.put(("parsed", None, e)),
+            embeds=self._embeds_in_workers,
         )
+        self._workers = workers
         with (
             ThreadPoolExecutor(settings.embed_concurrency, "embed") as embedders,
             ThreadPoolExecutor(settings.put_concurrency, "put") as putters,
@@ -288,6 +303,8 @@ class Pipeline:
     def _on_items(self, items: list[Item], _: None) -> None:
         self._held += 1
         for item in items:
+            if self._bill.is_spent:  # what is under way is finished, nothing more is taken
+                return
             match item:
                 case Cut():
                     self._take_document(item)
@@ -344,8 +361,32 @@ class Pipeline:
         if fault := self._tenancy_fault(cut):
             self._fail(cut.document, cut.file, "metadata", fault)
             return
+        document = _Open(cut, old)
+        if not self._affords(document):
+            self._workers.stop()
+            return
         file.open += 1
-        self._open(_Open(cut, old))
+        self._open(document)
+
+    def _affords(self, document: _Open) -> bool:
+        """Whether the cap of the bill bears the document, as a whole: a part of one would be paid for in vain."""
+        if self._bill.cap is None:
+            return True
+        cut = document.cut
+        known = frozenset(document.old.keys) if document.old else frozenset()
+        chunks = list(zip(cut.keys, cut.chunks, strict=True))
+        text = sum(len(chunk.text.encode("utf-8", "replace")) for key, chunk in chunks if key not in known)
+        stored = sum(self._stored_size(document, key, chunk) for key, chunk in chunks)
+        document.owed_text, document.owed_stored = text, stored
+        return self._bill.promise(text, stored)
+
+    def _stored_size(self, document: _Open, key: str, chunk: Chunk) -> int:
+        if not self._bill.counts_puts:
+            return 0
+        try:
+            return stored_size(self._s.embedder.dimension, key, self._metadata(document, chunk))
+        except ValueError:  # metadata that no store takes: the document fails when its turn comes
+            return 0
 
     def _is_unchanged(self, cut: Cut, old: DocumentRow | None) -> bool:
         fingerprint = self._fingerprint(cut.file)
@@ -448,7 +489,9 @@ class Pipeline:
                 self._embeds.add(Wanted(document, i, document.cut.chunks[i].text))
 
     def _on_embedded(self, batch: list[Wanted], future: Future[Any]) -> None:
+        tokens = self.counts.tokens
         outcome = self._embeds.take(batch, future)
+        self._pay(outcome, self.counts.tokens - tokens)
         cache: dict[str, Vector] = {}
         for wanted, vector in outcome.vectors:
             stem = stem_of(wanted.document.cut.keys[wanted.chunk])
@@ -465,6 +508,17 @@ class Pipeline:
                 self._fail_open(document, "embed", f"{where}: {error}")
         if self._s.cache is not None and cache:
             self._call("cached", None, self._s.cache.put, cache)
+
+    def _pay(self, outcome: Outcome, tokens: int) -> None:
+        size = 0
+        for wanted, _ in outcome.vectors:
+            text = len(wanted.text.encode("utf-8", "replace"))
+            size += text
+            paid = min(text, wanted.document.owed_text)
+            wanted.document.owed_text -= paid
+            self._bill.release(paid, 0)
+        if size:
+            self._bill.embedded(size, tokens)
 
     def _on_cached(self, _: None, future: Future[Any]) -> None:
         self._calls -= 1
@@ -521,7 +575,9 @@ class Pipeline:
         documents = {document.cut.document: document for document, _ in batch}
         known = {key for document in documents.values() if document.old for key in document.old.keys}
         self._s.ledger.declare(documents, (record.key for _, record in batch if record.key not in known))
-        self._call("put", batch, self._s.store.put, [record for _, record in batch])
+        records = [record for _, record in batch]
+        self._bill.put(records)
+        self._call("put", batch, self._s.store.put, records)
 
     def _on_put(self, batch: list[tuple[_Open, VectorRecord]], future: Future[Any]) -> None:
         self._calls -= 1
@@ -577,6 +633,7 @@ class Pipeline:
     def _close(self, document: _Open) -> None:
         cut = document.cut
         self._pending_bytes -= _bytes_of(cut)
+        self._bill.release(document.owed_text, document.owed_stored)
         if not document.failed:
             fingerprint = self._fingerprint(cut.file)
             self._settled.append(DocumentRow(cut.document, cut.file, cut.content_hash, fingerprint, cut.keys))

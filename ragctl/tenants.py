@@ -63,7 +63,7 @@ def ingest_tenants(
         lost = strays(experiment, listing)
         listing.close()
     progress.counts.failed += len(lost)
-    return _joined(experiment, done, lost, progress.counts, start)
+    return replace(_joined(experiment, done, lost, progress.counts, start), bill=progress.bill)
 
 
 def strays(experiment: Experiment, listing: Listing) -> list[Failure]:
@@ -116,7 +116,7 @@ def _each(
             guard=guard or DeleteGuard(experiment, 1.0),
         )
         done.append(result)
-        if result.interrupted:
+        if result.interrupted or progress.bill.is_spent:
             break
     return done
 

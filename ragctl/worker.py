@@ -84,11 +84,11 @@ class Finished:
 Item = Cut | Failed | Same | Finished
 
 
-def serve(pipe: Connection, experiment: Experiment) -> None:
+def serve(pipe: Connection, experiment: Experiment, embeds: bool) -> None:
     """A worker process: work through lists of tasks until the parent hangs up."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interrupt means
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    shop = Workshop(experiment)
+    shop = Workshop(experiment, embeds=embeds)
     _limit_memory(experiment.parsing.memory_mb)
     try:
         while True:

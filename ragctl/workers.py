@@ -39,7 +39,7 @@ class _Worker:
 class Workers:
     """A set of workers on an iterator of tasks. `deliver` gets lists of items, in the threads of the workers; it may
     block, which holds that worker back. `finish` is called once when everything was delivered or the set stopped;
-    its argument is the error that ended it, if one did.
+    its argument is the error that ended it, if one did. `embeds` false: no vectors are made, whatever the embedder.
     """
 
     def __init__(
@@ -48,8 +48,11 @@ class Workers:
         tasks: Iterator[Task],
         deliver: Callable[[list[Item]], None],
         finish: Callable[[BaseException | None], None],
+        *,
+        embeds: bool = True,
     ) -> None:
         self._experiment = experiment
+        self._embeds = embeds
         self._tasks = tasks
         self._deliver = deliver
         self._finish = finish
@@ -79,7 +82,7 @@ class Workers:
         worker: _Worker | None = None
         try:
             while not self._stopping.is_set() and (hand := self._next_hand()):
-                worker = worker or _start(self._experiment)
+                worker = worker or _start(self._experiment, embeds=self._embeds)
                 worker = self._work(worker, hand)
         except BaseException as error:  # noqa: BLE001  handed to the run, which raises it in its own thread
             self._error = error
@@ -155,10 +158,10 @@ def _ending(exit_code: int | None) -> str:
     return f"signal {-exit_code}" if exit_code < 0 else f"exit status {exit_code}"
 
 
-def _start(experiment: Experiment) -> _Worker:
+def _start(experiment: Experiment, *, embeds: bool) -> _Worker:
     context = multiprocessing.get_context("spawn")  # fork is not safe beside threads
     ours, theirs = context.Pipe()
-    process = context.Process(target=serve, args=(theirs, experiment), daemon=True)
+    process = context.Process(target=serve, args=(theirs, experiment, embeds), daemon=True)
     process.start()
     theirs.close()
     return _Worker(process, ours)

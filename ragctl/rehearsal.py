@@ -1,0 +1,235 @@
+"""An ingest that changes nothing and pays for nothing: the real pipeline, with a store and an embedder that only count.
+
+What it says of a real ingest holds because both go through the same code: the same comparison with the ledger, the same
+chunks, the same batches. It works on a copy of the ledger, which is thrown away.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from ragctl.ingest import Work, ledger_name
+from ragctl.limits import check_record, metadata_size, refuse_doubles
+from ragctl.manifest import Failure, Ledger
+from ragctl.pipeline import Counts, KnownTexts, Pipeline, Services, Todo
+from ragctl.records import DOCUMENT, TEXT, Embedded, VectorRecord, short_hash
+from ragctl.spending import stored_size
+
+if TYPE_CHECKING:
+    from ragctl.adapters.base import Embedder, EmbedRole, IndexSpec, VectorStore
+    from ragctl.cache import VectorCache
+    from ragctl.config import Experiment
+    from ragctl.lease import Lease
+    from ragctl.records import Vector, Vectors
+    from ragctl.state import State
+
+FENCE = 2**62  # above that of every holder: nobody else writes the copy
+BATCH_TEXTS = 512
+
+
+@dataclass(slots=True)
+class Tally:
+    """What would be stored: records, their logical bytes, the part of those that queries read, their text's bytes."""
+
+    records: int = 0
+    stored: int = 0
+    queried: int = 0
+    encoded: int = 0
+    text: int = 0
+
+
+@dataclass(slots=True)
+class Rehearsed:
+    """What an ingest of some files would do."""
+
+    counts: Counts
+    failures: list[Failure]
+    vanished: int  # documents that are gone from files that are still there
+    total: Tally
+    puts: list[int]  # logical bytes of each put request
+    by_document: Mapping[str, Tally]  # empty unless asked for
+    texts: int  # to embed
+    tokens: int  # of those
+
+
+class CountingStore:
+    """Stands for the experiment's store: has its limits, and what is in it may be looked up."""
+
+    def __init__(self, store: VectorStore, spec: IndexSpec, *, exists: bool, by_document: bool) -> None:
+        self.limits = store.limits
+        self.encoded_size = store.encoded_size
+        self.total = Tally()
+        self.puts: list[int] = []
+        self.by_document: defaultdict[str, Tally] = defaultdict(Tally)
+        self._store, self._spec, self._exists = store, spec, exists
+        self._splits = by_document
+        self._lock = threading.Lock()
+
+    def check(self, record: VectorRecord) -> None:
+        spec = self._spec
+        check_record(record, dimension=spec.dimension, metric=spec.metric, non_filterable=spec.non_filterable)
+
+    def get(self, keys: Sequence[str], *, vectors: bool = False) -> dict[str, VectorRecord]:  # noqa: ARG002  none is read
+        if not self._exists:
+            return {}
+        vector = some_vectors(1, self._spec.dimension)[0]
+        return {key: replace(record, vector=vector) for key, record in self._store.get(keys).items()}
+
+    def put(self, records: Sequence[VectorRecord]) -> None:
+        refuse_doubles(records)
+        with self._lock:
+            self.puts.append(sum(self._count(record) for record in records))
+
+    def delete(self, keys: Sequence[str]) -> None:
+        """Nothing was put."""
+
+    def _count(self, record: VectorRecord) -> int:
+        hidden = {key: value for key, value in record.metadata.items() if key in self._spec.non_filterable}
+        stored = stored_size(self._spec.dimension, record.key, record.metadata)
+        tallies = [self.total]
+        if self._splits:
+            tallies.append(self.by_document[str(record.metadata[DOCUMENT])])
+        for tally in tallies:
+            tally.records += 1
+            tally.stored += stored
+            tally.queried += stored - (metadata_size(hidden) - metadata_size({}))
+            tally.encoded += self.encoded_size(record)
+            tally.text += len(str(record.metadata[TEXT]).encode("utf-8", "replace"))
+        return stored
+
+
+class CountingEmbedder:
+    """Stands for the experiment's embedder: counts the texts, each once, and their tokens."""
+
+    identity = "rehearsal"
+    max_batch = BATCH_TEXTS
+    max_bytes = 4_000_000
+    max_tokens = None
+    cpu_bound = True  # so that the pipeline leaves it to us to know a text again
+
+    def __init__(self, dimension: int, count_tokens: Callable[[str], int]) -> None:
+        self.dimension = dimension
+        self.texts = self.tokens = 0
+        self._count_tokens = count_tokens
+        self._known = KnownTexts()
+        self._lock = threading.Lock()
+
+    def embed(self, texts: Sequence[str], role: EmbedRole) -> Embedded:  # noqa: ARG002  all are documents
+        new = self._unknown(texts)
+        tokens = sum(map(self._count_tokens, new))
+        with self._lock:
+            self.texts += len(new)
+            self.tokens += tokens
+        return Embedded(some_vectors(len(texts), self.dimension))
+
+    def _unknown(self, texts: Sequence[str]) -> list[str]:
+        new = []
+        with self._lock:
+            for text in texts:
+                key = f"-{short_hash(text)}"
+                if self._known.get(key[1:]) is None:
+                    self._known.add(key)
+                    new.append(text)
+        return new
+
+    def close(self) -> None:
+        self._known.close()
+
+
+class _ReadOnlyCache:
+    def __init__(self, cache: VectorCache) -> None:
+        self.get = cache.get
+        self.close = cache.close
+
+    def put(self, vectors: Mapping[str, Vector]) -> None:
+        """Nothing was embedded."""
+
+
+class _NoLease:
+    def check(self) -> None:
+        """Nobody else knows the copy."""
+
+
+def some_vectors(count: int, dimension: int) -> Vectors:
+    """Vectors (count, dimension) that any store takes, and that take no room."""
+    import numpy as np
+
+    return np.broadcast_to(np.ones(1, np.float32), (count, dimension))
+
+
+@contextmanager
+def scratch_ledger(state: State, index: str) -> Iterator[Ledger]:
+    """A copy of the index's ledger that may be written; an empty one where there is none."""
+    found = state.read(ledger_name(index))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "ledger.sqlite"
+        if found is not None:
+            path.write_bytes(found.data)
+        ledger = Ledger(path, fence=FENCE)
+        try:
+            yield ledger
+        finally:
+            ledger.close()
+
+
+@dataclass(slots=True)
+class Rehearsal:
+    """What a rehearsal works with; `dimension` and `cache` as far as the embedder is known."""
+
+    experiment: Experiment
+    ledger: Ledger  # a scratch ledger
+    store: VectorStore  # the real one, which is only asked for what is in it
+    spec: IndexSpec
+    exists: bool  # the index
+    fingerprints: Mapping[str, str]
+    count_tokens: Callable[[str], int]
+    cache: VectorCache | None = None
+
+    def run(
+        self,
+        work: Work,
+        chosen: Collection[str] | None = None,
+        tick: Callable[[Counts], None] = lambda _: None,
+    ) -> Rehearsed:
+        """Go through the plan's files, or through those that are chosen. Raises what the pipeline raises."""
+        store = CountingStore(self.store, self.spec, exists=self.exists, by_document=chosen is not None)
+        embedder = CountingEmbedder(self.spec.dimension, self.count_tokens)
+        services = Services(
+            self.experiment,
+            self.ledger,
+            cast("VectorStore", store),  # the pipeline asks no more of it than it has
+            cast("Embedder", embedder),
+            cast("Lease", _NoLease()),
+            _ReadOnlyCache(self.cache) if self.cache is not None else None,
+            self.fingerprints,
+        )
+        counts = Counts()
+        known = KnownTexts(key for row in work.vanished() for key in row.keys)
+        pipeline = Pipeline(services, counts, known, threading.Event(), embeds=False)
+        try:
+            if work.planned.add + work.planned.check:
+                pipeline.run(_chosen(work.todos(), chosen), lambda: tick(counts))
+        finally:
+            known.close()
+            embedder.close()
+        return Rehearsed(
+            counts=counts,
+            failures=pipeline.failures,
+            vanished=len(pipeline.vanished),
+            total=store.total,
+            puts=store.puts,
+            by_document=store.by_document,
+            texts=embedder.texts,
+            tokens=embedder.tokens,
+        )
+
+
+def _chosen(todos: Iterator[Todo], chosen: Collection[str] | None) -> Iterator[Todo]:
+    return (todo for todo in todos if chosen is None or todo.task.file.id in chosen)
