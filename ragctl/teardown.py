@@ -32,6 +32,7 @@ log = logging.getLogger("ragctl.teardown")
 
 POLL_S = 5.0
 FIRST_POLL_S = 0.1
+USERS: Final = ("inference-component", "endpoint", "endpoint-config")  # kinds that use others
 GONE_TIMEOUT_S = 1_800.0
 BUSY: Final = ("Creating", "Updating", "SystemUpdating", "RollingBack")
 YOUNG: Final = timedelta(hours=1)  # a model without an endpoint may be one that is being deployed right now
@@ -205,9 +206,7 @@ def remove(
     outcome: list[Resource] = []
     for kind in KINDS:
         mine = {ref for ref in refs if ref.type == kind}
-        if any(
-            item.action == "left" and item.type in ("endpoint", "inference-component") for item in outcome
-        ):
+        if any(item.action == "left" and item.type in USERS for item in outcome):
             outcome += [_left(ref, "waits for what uses it") for ref in sorted(mine)]
         else:
             outcome += _remove_all(cloud, mine, tell, deadline)
@@ -220,7 +219,7 @@ def _remove_all(
     """Remove what does not use one another, all at the same time."""
     outcome: dict[Ref, Resource] = {}
     asked: set[Ref] = set()
-    pause, pause_s = threading.Event(), FIRST_POLL_S
+    pause, pause_s = threading.Event(), 0.0  # most are gone at once
     while waiting := sorted(set(refs) - outcome.keys()):
         for ref in waiting:
             result = _push(cloud, ref, asked, tell, late=time.monotonic() >= deadline)
@@ -228,7 +227,7 @@ def _remove_all(
                 outcome[ref] = result
         if len(outcome) < len(refs):
             pause.wait(pause_s)
-            pause_s = min(2 * pause_s, POLL_S)
+            pause_s = min(max(2 * pause_s, FIRST_POLL_S), POLL_S)
     return [outcome[ref] for ref in sorted(outcome)]
 
 
