@@ -183,7 +183,7 @@ class Pipeline:
         self._embeds = EmbedQueue(services.embedder, settings.embed_concurrency, counts)
         self._seen = borrowed
         self._flying: dict[str, list[tuple[_Open, int]]] = {}  # text hash -> who else waits for its vector
-        self._records: deque[tuple[_Open, VectorRecord]] = deque()
+        self._records: deque[tuple[_Open, VectorRecord, int]] = deque()  # with the bytes that each takes
         self._records_since = 0.0
         self._records_bytes = 0
         self._calls = 0  # fetches and puts under way
@@ -540,8 +540,9 @@ class Pipeline:
     def _queue_record(self, document: _Open, record: VectorRecord) -> None:
         if not self._records:
             self._records_since = monotonic()
-        self._records.append((document, record))
-        self._records_bytes += self._s.store.encoded_size(record)
+        size = self._s.store.encoded_size(record)
+        self._records.append((document, record, size))
+        self._records_bytes += size
 
     def _metadata(self, document: _Open, chunk: Chunk) -> Metadata:
         return metadata_of(self._s.experiment, document.cut, chunk)
@@ -559,11 +560,11 @@ class Pipeline:
         batch: list[tuple[_Open, VectorRecord]] = []
         size = 0
         while self._records and len(batch) < limits.put_records:
-            document, record = self._records[0]
-            size += self._s.store.encoded_size(record)
+            document, record, taken = self._records[0]
+            size += taken
             if batch and size > limits.put_bytes:
                 break
-            self._records_bytes -= self._s.store.encoded_size(record)
+            self._records_bytes -= taken
             self._records.popleft()
             if document.failed:
                 self._arrived(document)

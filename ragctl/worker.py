@@ -6,6 +6,7 @@ knows from that which file to blame when a worker dies or takes too long.
 
 from __future__ import annotations
 
+import os
 import resource
 import signal
 import traceback
@@ -84,8 +85,12 @@ class Finished:
 Item = Cut | Failed | Same | Finished
 
 
-def serve(pipe: Connection, experiment: Experiment, embeds: bool) -> None:
-    """A worker process: work through lists of tasks until the parent hangs up."""
+def serve(pipe: Connection, experiment: Experiment, embeds: bool, environment: dict[str, str]) -> None:
+    """A worker process: work through lists of tasks until the parent hangs up.
+
+    `environment` is the parent's: the process that this one is forked from may have started under another.
+    """
+    os.environ.update(environment)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interrupt means
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     shop = Workshop(experiment, embeds=embeds)

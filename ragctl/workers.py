@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from ragctl.config import Experiment
 
+# Imported once, in the process that the workers are forked from: half a second, and 40 MB that they share.
+PRELOADED = ["ragctl.worker", "ragctl.parsing", "ragctl.adapters.hashing", "langchain_text_splitters"]
 HAND_FILES = 32  # files that a worker gets at once, so that small ones do not each cost a round trip
 HAND_BYTES = 1_000_000  # and so many bytes, so that large ones are spread over the workers
 
@@ -159,9 +161,10 @@ def _ending(exit_code: int | None) -> str:
 
 
 def _start(experiment: Experiment, *, embeds: bool) -> _Worker:
-    context = multiprocessing.get_context("spawn")  # fork is not safe beside threads
+    context = multiprocessing.get_context("forkserver")  # fork is not safe beside threads
+    context.set_forkserver_preload(PRELOADED)
     ours, theirs = context.Pipe()
-    process = context.Process(target=serve, args=(theirs, experiment, embeds), daemon=True)
+    process = context.Process(target=serve, args=(theirs, experiment, embeds, dict(os.environ)), daemon=True)
     process.start()
     theirs.close()
     return _Worker(process, ours)
