@@ -13,10 +13,12 @@ from ragctl.commands import (
     config,
     create_index,
     deploy_models,
+    doctor,
     evaluate,
     failures,
     ingest,
     ledger,
+    plan,
     query,
     teardown,
     verify,
@@ -33,12 +35,14 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 app.command("create-index")(create_index.command)
+app.command("plan")(plan.command)
 app.command("ingest")(ingest.command)
 app.command("query")(query.command)
 app.command("eval")(evaluate.command)
 app.command("deploy-models")(deploy_models.command)
 app.command("teardown")(teardown.command)
 app.command("verify")(verify.command)
+app.command("doctor")(doctor.command)
 app.command("failures")(failures.command)
 app.add_typer(ledger.app, name="ledger")
 app.add_typer(config.app, name="config")

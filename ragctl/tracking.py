@@ -115,6 +115,23 @@ def track(
     return _address(tracking.uri, experiment, run)
 
 
+def reach(tracking: Tracking) -> str:
+    """Where the server is, once it has answered; MissingExtra, or ServiceError when it does not."""
+    require_mlflow(tracking)
+    for variable, value in {**_ENVIRONMENT, "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}.items():
+        os.environ.setdefault(variable, value)
+    try:
+        with _mlflow_errors(tracking.uri):
+            import mlflow
+
+            mlflow.set_tracking_uri(tracking.uri)  # sagemaker-mlflow reads it here and nowhere else
+            with _without_plugin_noise(tracking.uri):
+                mlflow.MlflowClient().search_experiments(max_results=1)
+    except ServiceError as error:
+        raise ServiceError(error.message) from error
+    return _shown(tracking.uri)
+
+
 def _experiment_id(client: Any, tracking: Tracking) -> str:
     """The experiment's id, made if it is not there; another process may make it at the same moment."""
     from mlflow.exceptions import MlflowException
