@@ -27,13 +27,14 @@ def check(experiment: Experiment, path: Path) -> None:
 
 
 def _parts(experiment: Experiment) -> Iterator[Callable[[], object]]:
-    from ragctl import fingerprints, prompts
+    from ragctl import fingerprints, indexes, prompts
     from ragctl.filters import normalise
 
     for number, source in enumerate(experiment.sources):
         if source.kind == "local":
             yield partial(_exists, f"sources.{number}.path", source.path)
-    yield lambda: fingerprints.of_sources(experiment)
+    for one in indexes.named(experiment):
+        yield partial(fingerprints.of_sources, one)
     condition = experiment.retrieval.filter
     if condition is not None:
         yield lambda: normalise(condition)

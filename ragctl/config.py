@@ -117,6 +117,16 @@ class Chunking(Section):
         return self
 
 
+class Index(Section):
+    """One of several indexes over the same sources."""
+
+    chunking: Chunking = Field(description="Takes the place of the experiment's.")
+
+
+IndexKey = Annotated[str, Field(max_length=32, pattern=r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$")]
+MAX_INDEX_NAME = 63  # characters of an index's name on S3 Vectors, CreateIndex
+
+
 # --- running ---------------------------------------------------------------------------------------------
 
 
@@ -281,6 +291,10 @@ class Experiment(Section):
     chunking: Chunking = Chunking()
     embedding: Embedding = HashingEmbedding()
     store: Store = LocalStore()
+    indexes: dict[IndexKey, Index] = Field(
+        default_factory=dict,
+        description='Several indexes, for example one per chunking strategy; "fine" of store.index "docs" is "docs-fine".',
+    )
     retrieval: Retrieval = Retrieval()
     reranking: Reranking | None = None
     generation: Generation = ExtractiveGeneration()
@@ -318,6 +332,18 @@ class Experiment(Section):
         faults = list(setting_faults(self))
         if faults:
             raise ValueError("\n  ".join(faults))
+        return self
+
+    @model_validator(mode="after")
+    def _index_names_fit(self) -> Self:
+        from ragctl.tenancy import MAX_BASE, has_index_each
+
+        longest = max(map(len, self.indexes), default=None)
+        room = (MAX_BASE if has_index_each(self) else MAX_INDEX_NAME) - len(self.store.index) - 1
+        if longest is not None and longest > room:
+            raise ValueError(
+                f"indexes: a name may have {max(0, room)} characters behind store.index, not {longest}"
+            )
         return self
 
     @model_validator(mode="after")

@@ -1,17 +1,18 @@
-"""The experiment's index: what it must be like, made if absent, and never used when it was made otherwise."""
+"""The experiment's indexes: which there are, what they must be like; never used when they were made otherwise."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ragctl.adapters.base import IndexInfo, IndexSpec
-from ragctl.errors import NotFound, Refused
+from ragctl.errors import ConfigError, NotFound, Refused
 from ragctl.records import NON_FILTERABLE
 
 if TYPE_CHECKING:
     from ragctl.adapters.base import Embedder, VectorStore
+    from ragctl.adapters.s3vectors import S3VectorsStore
     from ragctl.config import Experiment
 
 OTHER_INDEX = "name another index in store.index, or remove this one: ragctl teardown CONFIG --index"
@@ -25,6 +26,42 @@ class Resource:
     name: str
     action: str
     status: str = ""
+
+
+def named(experiment: Experiment, name: str | None = None) -> list[Experiment]:
+    """An experiment for each index under `indexes`, or for that of this name alone; one without `indexes` is its own.
+
+    Raises ConfigError when there is no index of this name.
+    """
+    known = list(experiment.indexes)
+    if name is not None and name not in known:
+        if not known:
+            raise ConfigError("this experiment has one index, without a name", hint="leave the name out")
+        raise ConfigError(f"there is no index {name} in this experiment", hint=f"known: {', '.join(known)}")
+    if not known:
+        return [experiment]
+    return [_alone(experiment, each) for each in known if name in (None, each)]
+
+
+def only(experiment: Experiment, name: str | None) -> Experiment:
+    """The experiment over one index. Raises ConfigError where there are several and none is named."""
+    one, *more = named(experiment, name)
+    if more:
+        names = list(experiment.indexes)
+        raise ConfigError(
+            f"this experiment has several indexes: {', '.join(names)}", hint=f"say which: --index {names[0]}"
+        )
+    return one
+
+
+def _alone(experiment: Experiment, name: str) -> Experiment:
+    store = experiment.store
+    own: dict[str, object] = {
+        "store": store.model_copy(update={"index": f"{store.index}-{name}"}),
+        "chunking": experiment.indexes[name].chunking,
+        "indexes": {},
+    }
+    return experiment.model_copy(update=own)
 
 
 def spec_of(experiment: Experiment, embedder: Embedder) -> IndexSpec:
@@ -52,6 +89,23 @@ def create(experiment: Experiment, store: VectorStore, embedder: Embedder, *, dr
         return Resource("index", name, "kept", _about(spec))
     created = store.create(spec)
     return Resource("index", name, "created" if created else "kept", _about(spec))
+
+
+def upgrade(experiment: Experiment, store: S3VectorsStore, embedder: Embedder, *, dry_run: bool) -> Resource:
+    """Turn the index, and the bucket that it is made in, to what text search needs; make it where it is absent.
+
+    Raises Refused, before anything is changed, when it differs in what no upgrade can change.
+    """
+    spec = spec_of(experiment, embedder)
+    info = store.describe()
+    if info is not None:
+        refuse_other_settings(info, replace(spec, text_search=spec.text_search and info.text_search))
+    steps = store.upgrade(spec, dry_run=dry_run)
+    if dry_run:
+        action = "would create" if info is None else "would upgrade" if steps else "kept"
+    else:
+        action = "created" if store.create(spec) else "upgraded" if steps else "kept"
+    return Resource("index", experiment.store.index, action, "; ".join(steps) or _about(spec))
 
 
 def differences(info: IndexInfo, spec: IndexSpec) -> list[str]:

@@ -20,12 +20,13 @@ from ragctl.errors import ConfigError
 Tree = dict[str, Any]
 Where = tuple[str | int, ...]
 
-# Settings that name a place in the file system; "*" stands for any list index. Relative ones are meant from the
+# Settings that name a place in the file system; "*" stands for any list index or key. Relative ones are meant from the
 # file that says them, so they are resolved file by file, before `extends` merges.
 PATHS: tuple[Where, ...] = (
     ("extends",),
     ("sources", "*", "path"),
     ("chunking", "tokenizer"),
+    ("indexes", "*", "chunking", "tokenizer"),
     ("embedding", "path"),
     ("store", "path"),
     ("reranking", "path"),
@@ -188,14 +189,18 @@ def _holders(tree: Any, pattern: Where) -> Iterator[tuple[Any, Any]]:
     """The containers and keys to which `pattern` leads, where they exist."""
     head, rest = pattern[0], pattern[1:]
     if head == "*":
-        keys: list[Any] = list(range(len(tree))) if isinstance(tree, list) else []
+        keys: list[Any] = list(range(len(tree)) if isinstance(tree, list) else _section(tree))
     else:
-        keys = [head] if isinstance(tree, dict) and head in tree else []
+        keys = [head] if head in _section(tree) else []
     for key in keys:
         if rest:
             yield from _holders(tree[key], rest)
         else:
             yield tree, key
+
+
+def _section(tree: Any) -> dict[Any, Any]:
+    return tree if isinstance(tree, dict) else {}
 
 
 def _merge(base: Any, top: Any) -> Any:
@@ -243,9 +248,15 @@ def _apply(tree: Tree, override: str, faults: list[str]) -> None:
     if last == "kind" and isinstance(holder, dict) and holder.get("kind") not in (None, patch):
         holder.clear()  # another kind has other settings, as with `extends`
     holder[last] = patch
-    where = tuple("*" if key.isdecimal() else key for key in keys)
-    if where in PATHS and isinstance(patch, str) and "://" not in patch:
+    if _names_place(keys) and isinstance(patch, str) and "://" not in patch:
         holder[last] = _absolute(Path.cwd(), patch)
+
+
+def _names_place(keys: Sequence[str]) -> bool:
+    return any(
+        len(pattern) == len(keys) and all(step in ("*", key) for step, key in zip(pattern, keys, strict=True))
+        for pattern in PATHS
+    )
 
 
 def _step(holder: Any, key: str) -> Any:

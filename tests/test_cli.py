@@ -66,7 +66,7 @@ def test_a_bug_shows_its_traceback_and_exits_1(tmp_path: Path) -> None:
     code = (
         "import sys, ragctl.commands.options as options, ragctl.commands.ingest as ingest, ragctl.cli as cli\n"
         "def broken(*_):\n    secret = 'hunter2'\n    raise RuntimeError('broken')\n"
-        "ingest.load = broken\n"
+        "ingest.load_each = broken\n"
         f"sys.argv = ['ragctl', 'ingest', {str(experiment(tmp_path))!r}]\n"
         "cli.main()\n"
     )

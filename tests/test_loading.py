@@ -76,7 +76,7 @@ def _paths_in(annotation: Any) -> Iterator[tuple[str, ...]]:
     elif isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield from _path_fields(annotation)
     else:
-        many = getattr(annotation, "__origin__", None) is tuple
+        many = getattr(annotation, "__origin__", None) in (tuple, dict)
         for argument in get_args(annotation):
             for where in _paths_in(argument):
                 yield ("*", *where) if many else where

@@ -5,10 +5,11 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, cast
 
-from ragctl.errors import MissingExtra
+from ragctl.errors import ConfigError, MissingExtra
 
 if TYPE_CHECKING:
     from ragctl.adapters.base import Embedder, Generator, Reranker, VectorStore
+    from ragctl.adapters.s3vectors import S3VectorsStore
     from ragctl.config import Experiment
 
 # (section, kind) -> (module in ragctl.adapters, class, extra or None)
@@ -22,6 +23,7 @@ BACKENDS: dict[tuple[str, str], tuple[str, str, str | None]] = {
     ("embedding", "bedrock"): ("bedrock", "BedrockEmbedder", None),
     ("reranking", "fastembed"): ("fastembed", "FastembedReranker", "fastembed"),
     ("reranking", "bedrock"): ("bedrock", "BedrockReranker", None),
+    ("reranking", "sagemaker"): ("sagemaker", "SageMakerReranker", None),
     ("generation", "extractive"): ("extractive", "ExtractiveGenerator", None),
     ("generation", "openai"): ("openai", "OpenAIGenerator", None),
     ("generation", "sagemaker"): ("sagemaker", "SageMakerGenerator", None),
@@ -43,6 +45,14 @@ def _open(section: str, kind: str, experiment: Experiment) -> Any:
 def open_store(experiment: Experiment) -> VectorStore:
     """The experiment's store; nothing is created."""
     return cast("VectorStore", _open("store", experiment.store.kind, experiment))
+
+
+def s3vectors_store(experiment: Experiment) -> S3VectorsStore:
+    """The experiment's store, for what only S3 Vectors can do. ConfigError where it is of another kind."""
+    kind = experiment.store.kind
+    if kind != "s3vectors":
+        raise ConfigError(f"store.kind is {kind}: only s3vectors has vector buckets and index modes")
+    return cast("S3VectorsStore", _open("store", kind, experiment))
 
 
 def open_embedder(experiment: Experiment) -> Embedder:

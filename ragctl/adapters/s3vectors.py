@@ -82,6 +82,7 @@ class S3VectorsStore:
         self._encode = partial(put_body, settings.bucket, settings.index)
         self._name = f"index {settings.bucket}/{settings.index}"
         self._found: Found | None = None
+        self.bucket = settings.bucket
         self.limits = StoreLimits(
             put_records=MAX_PUT_RECORDS,
             put_bytes=PUT_BYTES,
@@ -119,25 +120,17 @@ class S3VectorsStore:
         self._wait_for_text()
         return made
 
-    def upgrade(self, spec: IndexSpec) -> list[str]:
-        """Turn bucket and index to ENHANCED and make the text searchable, in place; say what was changed.
+    def upgrade(self, spec: IndexSpec, *, dry_run: bool = False) -> list[str]:
+        """Turn bucket and index to ENHANCED and make the text searchable, in place; say what is changed.
 
         The bucket's default touches indexes that are made later; its other indexes stay as they are.
         """
-        done = []
-        if self._bucket_mode() == "CLASSIC":
-            self._calls.of_bucket("PutVectorBucketDefaultIndexMode", defaultIndexMode="ENHANCED")
-            done.append(f"vector bucket {self._settings.bucket}: new indexes are ENHANCED")
-        found = self._read()
-        if found is None:
-            return done
-        if not found.enhanced:
-            self._calls.of_index("UpdateIndexMode", indexMode="ENHANCED")
-            done.append(f"{self._name}: ENHANCED")
-        if spec.text_search and not found.info.text_search:
-            done += self._add_text(spec)
-        self._wait_for_text()
-        return done
+        steps = list(self._upgrades(spec))
+        if not dry_run:
+            for _, change in steps:
+                change()
+            self._wait_for_text()
+        return [what for what, _ in steps]
 
     def drop(self) -> bool:
         """Remove the index and all that is in it; False when there was none."""
@@ -147,6 +140,10 @@ class S3VectorsStore:
         except NotFound:
             return False
         return True
+
+    def has_bucket(self) -> bool:
+        """Whether the vector bucket exists."""
+        return self._bucket_mode() is not None
 
     def drop_bucket(self) -> bool:
         """Remove the vector bucket; False when there is none.
@@ -233,13 +230,30 @@ class S3VectorsStore:
             hint += f"; text search alone can be added: {UPGRADE}"
         raise Refused(f"{self._name} was made with other settings\n  " + "\n  ".join(differences), hint=hint)
 
-    def _add_text(self, spec: IndexSpec) -> list[str]:
+    def _upgrades(self, spec: IndexSpec) -> Iterator[tuple[str, Callable[[], object]]]:
+        """What an upgrade has to change, in this order, and how."""
+        if self._bucket_mode() == "CLASSIC":
+            enhance = partial(
+                self._calls.of_bucket, "PutVectorBucketDefaultIndexMode", defaultIndexMode="ENHANCED"
+            )
+            yield f"vector bucket {self._settings.bucket}: new indexes are ENHANCED", enhance
+        found = self._read()
+        if found is None:
+            return
+        if not found.enhanced:
+            yield (
+                f"{self._name}: ENHANCED",
+                partial(self._calls.of_index, "UpdateIndexMode", indexMode="ENHANCED"),
+            )
+        if spec.text_search and not found.info.text_search:
+            yield f"{self._name}: text search", partial(self._add_text, spec)
+
+    def _add_text(self, spec: IndexSpec) -> None:
         field = text_field(spec.language)
         try:
             self._calls.of_index("UpdateMetadataConfiguration", add={"textSearchConfigurations": [field]})
         except Conflict:
-            return []  # somebody else has just done so
-        return [f"{self._name}: text search"]
+            log.info("%s: somebody else has just added its text search", self._name)
 
     def _wait_for_text(self) -> None:
         """Wait until the text search is built: an index that is still building it answers no such query."""

@@ -1,11 +1,22 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ragctl.commands.options import Config, DryRun, Json, LogJson, Quiet, Set, Verbose, load, setup
+from ragctl.commands.options import (
+    Config,
+    DryRun,
+    Index,
+    Json,
+    LogJson,
+    Quiet,
+    Set,
+    Verbose,
+    load_each,
+    setup,
+)
 
 if TYPE_CHECKING:
     from ragctl.config import Experiment
@@ -16,6 +27,13 @@ def command(
     config: Config,
     overrides: Set = None,
     *,
+    index: Index = None,
+    upgrade: Annotated[
+        bool,
+        typer.Option(
+            "--upgrade", help="Turn an index of S3 Vectors to ENHANCED, with text search, in place."
+        ),
+    ] = False,
     dry_run: DryRun = False,
     json_output: Json = False,
     quiet: Quiet = False,
@@ -25,12 +43,15 @@ def command(
     r"""Make the experiment's index, or check that the one that is there is right.
 
     \b
-    Example:
+    Examples:
       ragctl create-index configs/samples.yaml
+      ragctl create-index configs/s3vectors-bedrock.yaml --upgrade
     """
     output = setup(json_output=json_output, quiet=quiet, verbose=verbose, log_json=log_json)
-    experiment = load(config, overrides)
-    resources = _create(experiment, dry_run=dry_run)
+    experiments = load_each(config, overrides, index)
+    resources = [
+        resource for one in experiments for resource in _create(one, upgrade=upgrade, dry_run=dry_run)
+    ]
 
     def show() -> None:
         for resource in resources:
@@ -43,15 +64,18 @@ def command(
     )
 
 
-def _create(experiment: Experiment, *, dry_run: bool) -> list[Resource]:
+def _create(experiment: Experiment, *, upgrade: bool, dry_run: bool) -> list[Resource]:
     from ragctl import indexes
-    from ragctl.adapters import open_embedder, open_store
+    from ragctl.adapters import open_embedder, open_store, s3vectors_store
     from ragctl.state import open_state
     from ragctl.tenants import indexes_wanted
 
     embedder = open_embedder(experiment)
     resources = []
     for one in indexes_wanted(experiment, open_state(experiment), enter=not dry_run):
+        if upgrade:
+            resources.append(indexes.upgrade(one, s3vectors_store(one), embedder, dry_run=dry_run))
+            continue
         store = open_store(one)
         try:
             resources.append(indexes.create(one, store, embedder, dry_run=dry_run))

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import typer
@@ -8,6 +10,7 @@ import typer
 from ragctl.commands.options import (
     Config,
     DryRun,
+    Index,
     Json,
     LogJson,
     Output,
@@ -36,6 +39,7 @@ def command(
     config: Config,
     overrides: Set = None,
     *,
+    index: Index = None,
     dry_run: DryRun = False,
     json_output: Json = False,
     quiet: Quiet = False,
@@ -57,6 +61,7 @@ def command(
     from ragctl.check import check
     from ragctl.datasets import load_questions
     from ragctl.errors import ConfigError
+    from ragctl.indexes import named
 
     evaluation = experiment.evaluation
     if evaluation is None:
@@ -64,6 +69,7 @@ def command(
             f"{config} has no evaluation section", hint="name a data set under evaluation.dataset"
         )
     check(experiment, config)
+    experiments = named(experiment, index)
     questions = load_questions(evaluation.dataset)
     if dry_run:
         output.result(
@@ -71,17 +77,36 @@ def command(
             lambda: typer.echo(f"would ask {len(questions):,} questions"),
         )
         return
-    evaluated, run, page = _evaluate(experiment, evaluation, questions, output)
-    output.result(evaluated.to_json(str(run.path), str(page)), lambda: _show(evaluated, page))
+    done = {one.store.index: _evaluate(one, evaluation, questions, output) for one in experiments}
+    output.results(
+        {name: one.to_json() for name, one in done.items()},
+        lambda name: _show(done[name], name if len(done) > 1 else None),
+    )
     try:
-        _track(experiment, evaluated, run, page, output)
+        for one in done.values():
+            _track(one, output)
     finally:
-        _end(evaluated, len(questions))  # a gate that is not met outweighs an MLflow that cannot be reached
+        _end(
+            [one.evaluated for one in done.values()]
+        )  # a gate that is not met outweighs an MLflow that cannot be reached
+
+
+@dataclass(frozen=True, slots=True)
+class _Done:
+    """The evaluation of one index, with its record and its page."""
+
+    experiment: Experiment
+    evaluated: Evaluated
+    run: Run
+    page: Path
+
+    def to_json(self) -> dict[str, object]:
+        return self.evaluated.to_json(str(self.run.path), str(self.page))
 
 
 def _evaluate(
     experiment: Experiment, evaluation: Evaluation, questions: tuple[Question, ...], output: Output
-) -> tuple[Evaluated, Run, Path]:
+) -> _Done:
     from ragctl.evaluate import evaluate
     from ragctl.loading import masked
     from ragctl.query import QueryEngine
@@ -105,7 +130,7 @@ def _evaluate(
         run.finish("done", evaluated.payload())
     # After the record is closed: a page that cannot be written must not turn it into that of a failed run.
     page = write_page(evaluated, run, masked(experiment))
-    return evaluated, run, page
+    return _Done(experiment, evaluated, run, page)
 
 
 def _warn_of_absent(experiment: Experiment, questions: tuple[Question, ...]) -> None:
@@ -141,8 +166,9 @@ def _ask(engine: QueryEngine, evaluation: Evaluation, question: Question) -> Ans
     return engine.ask(question.question, options)
 
 
-def _track(experiment: Experiment, evaluated: Evaluated, run: Run, page: Path, output: Output) -> None:
+def _track(done: _Done, output: Output) -> None:
     """Log to MLflow where the experiment says so; the evaluation is saved by then, whatever happens here."""
+    experiment, run = done.experiment, done.run
     if experiment.tracking is None:
         return
     from ragctl.ingest import reading_ledger
@@ -157,8 +183,8 @@ def _track(experiment: Experiment, evaluated: Evaluated, run: Run, page: Path, o
             chunks += ledger.counts()[1]
             seconds += float(ledger.meta("chunking_seconds") or 0)
     params = parameters(experiment, chunks=chunks, chunking_seconds=seconds or None)
-    tags = {"ragctl.run": run.id, "ragctl.gate": evaluated.gate.verdict}
-    where = track(experiment.tracking, run.id, params, evaluated.metrics, tags, [run.path, page])
+    tags = {"ragctl.run": run.id, "ragctl.gate": done.evaluated.gate.verdict}
+    where = track(experiment.tracking, run.id, params, done.evaluated.metrics, tags, [run.path, done.page])
     output.say(f"tracked: {where}")
 
 
@@ -181,11 +207,14 @@ class _Counter:
             self._bar.close()
 
 
-def _show(evaluated: Evaluated, page: Path) -> None:
+def _show(done: _Done, index: str | None) -> None:
     from rich.console import Console
 
     from ragctl.report import render_table
 
+    evaluated = done.evaluated
+    if index is not None:
+        typer.echo(f"index {index}")
     Console(no_color=no_colour(), highlight=False).print(render_table(evaluated))
     for outcome in evaluated.gate.outcomes:
         if outcome.verdict == "pass":
@@ -194,18 +223,19 @@ def _show(evaluated: Evaluated, page: Path) -> None:
         typer.echo(f"gate: {outcome.rule.metric} {outcome.rule}: {outcome.verdict}{reason}")
     for failure in evaluated.failures:
         typer.echo(f"failed: {failure['question']} ({failure['stage']}): {failure['error']}", err=True)
-    typer.echo(f"report: {shown(page)}")
+    typer.echo(f"report: {shown(done.page)}")
 
 
-def _end(evaluated: Evaluated, asked: int) -> None:
+def _end(done: Sequence[Evaluated]) -> None:
     from ragctl.errors import GateFailed, GateUndecided, PartialFailure
 
-    verdict = evaluated.gate.verdict
-    if verdict == "fail":
+    verdicts = {evaluated.gate.verdict for evaluated in done}
+    if "fail" in verdicts:
         raise GateFailed("the gate is not met")
-    if verdict == "cannot-tell":
+    if "cannot-tell" in verdicts:
         raise GateUndecided(
             "the gate cannot be decided: too few questions scored, or an interval straddles the bar"
         )
-    if evaluated.failures:
-        raise PartialFailure(f"{len(evaluated.failures):,} of {asked:,} questions failed")
+    if failed := sum(len(evaluated.failures) for evaluated in done):
+        asked = sum(len(evaluated.rows) for evaluated in done)
+        raise PartialFailure(f"{failed:,} of {asked:,} questions failed")

@@ -45,15 +45,17 @@ def command(
 def _failures(experiment: Experiment) -> list[Failure]:
     """Those that the ledgers keep, and the files that no tenant's index takes."""
     from ragctl import tenancy
+    from ragctl.indexes import named
     from ragctl.ingest import list_sources, reading_ledger
     from ragctl.state import open_state
     from ragctl.tenants import strays
 
     state = open_state(experiment)
     found: list[Failure] = []
-    for one in tenancy.per_index(experiment, state):
-        with reading_ledger(state, one.store.index) as ledger:
-            found += ledger.failures()
+    for each in named(experiment):
+        for one in tenancy.per_index(each, state):
+            with reading_ledger(state, one.store.index) as ledger:
+                found += ledger.failures()
     if tenancy.has_index_each(experiment):
         found += strays(experiment, list_sources(experiment))
     return found

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -7,13 +8,14 @@ import typer
 from ragctl.commands.options import (
     Config,
     DryRun,
+    Index,
     Json,
     LogJson,
     Output,
     Quiet,
     Set,
     Verbose,
-    load,
+    load_each,
     setup,
     shown,
 )
@@ -30,6 +32,7 @@ def command(
     config: Config,
     overrides: Set = None,
     *,
+    index: Index = None,
     max_delete: Annotated[
         float | None,
         typer.Option(
@@ -66,14 +69,28 @@ def command(
       ragctl ingest configs/samples.yaml --set chunking.size=500 --set store.index=small
     """
     output = setup(json_output=json_output, quiet=quiet, verbose=verbose, log_json=log_json)
-    experiment = load(config, overrides)
+    experiments = load_each(config, overrides, index)
     from ragctl.durations import seconds
     from ragctl.ingest import IngestOptions
 
     options = IngestOptions(dry_run, max_delete, checksum, only_failed, seconds(wait, "--wait"))
-    result, run = _ingest(experiment, options, output)
-    output.result(result.to_json(run), lambda: _show(result, run))
-    _end(result)
+    done = {result.index: (result, run) for result, run in _ingest_each(experiments, options, output)}
+    output.results(
+        {index: result.to_json(run) for index, (result, run) in done.items()},
+        lambda index: _show(*done[index]),
+    )
+    _end([result for result, _ in done.values()])
+
+
+def _ingest_each(
+    experiments: Sequence[Experiment], options: IngestOptions, output: Output
+) -> Iterator[tuple[IngestResult, str | None]]:
+    """Ingest into one index after the other, until told to stop."""
+    for experiment in experiments:
+        result, run = _ingest(experiment, options, output)
+        yield result, run
+        if result.interrupted:
+            return
 
 
 def _ingest(
@@ -141,13 +158,13 @@ def _show(result: IngestResult, run: str | None) -> None:
         typer.echo(f"  report: {shown(run)}")
 
 
-def _end(result: IngestResult) -> None:
+def _end(results: Sequence[IngestResult]) -> None:
     from ragctl.errors import PartialFailure
 
-    if result.interrupted:
+    if any(result.interrupted for result in results):
         raise typer.Exit(130)
-    if result.failures:
+    if failed := sum(len(result.failures) for result in results):
         raise PartialFailure(
-            f"{len(result.failures):,} failed; the index is consistent and keeps the old versions of what failed",
+            f"{failed:,} failed; the index is consistent and keeps the old versions of what failed",
             hint="ragctl failures CONFIG lists them; ragctl ingest CONFIG --only-failed tries them again",
         )

@@ -24,6 +24,10 @@ Set = Annotated[
         "--set", metavar="SECTION.KEY=VALUE", help="Change a setting; may be repeated.", show_default=False
     ),
 ]
+Index = Annotated[
+    str | None,
+    typer.Option("--index", metavar="NAME", help="This one of several indexes.", show_default=False),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no warnings.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more about what is done.")]
@@ -46,6 +50,17 @@ class Output:
             typer.echo(json.dumps(document, ensure_ascii=False, default=str))
         else:
             show()
+
+    def results(self, documents: Mapping[str, Mapping[str, Any]], show: Callable[[str], None]) -> None:
+        """Print a result for each index: the only JSON document as it is, several in one under "indexes"."""
+        first, *more = documents.values()
+        document = {"schema": first["schema"], "indexes": documents} if more else first
+
+        def show_each() -> None:
+            for index in documents:
+                show(index)
+
+        self.result(document, show_each)
 
     def say(self, text: str) -> None:
         """A line to stderr, for people."""
@@ -74,6 +89,13 @@ def load(config: Path, overrides: list[str] | None) -> Experiment:
     from ragctl.loading import load as load_file
 
     return load_file(config, overrides or ())
+
+
+def load_each(config: Path, overrides: list[str] | None, index: str | None) -> list[Experiment]:
+    """An experiment for each of its indexes, or for the one that is named."""
+    from ragctl.indexes import named
+
+    return named(load(config, overrides), index)
 
 
 def confirm(question: str, *, yes: bool) -> None:

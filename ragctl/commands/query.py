@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ragctl.commands.options import Config, Json, LogJson, Output, Quiet, Set, Verbose, load, setup
+from ragctl.commands.options import Config, Index, Json, LogJson, Output, Quiet, Set, Verbose, load, setup
 
 if TYPE_CHECKING:
     from ragctl.query import QueryEngine, QueryOptions
@@ -29,6 +29,7 @@ def command(
     ] = None,
     overrides: Set = None,
     *,
+    index: Index = None,
     top_k: Annotated[
         int | None, typer.Option("--top-k", "-k", help="Hits to use.", show_default=False)
     ] = None,
@@ -68,7 +69,9 @@ def command(
 
     if (question is None) == (questions is None):
         raise ConfigError("ask one QUESTION, or many with --questions FILE")
-    experiment = load(config, overrides)
+    from ragctl.indexes import only
+
+    experiment = only(load(config, overrides), index)
     from ragctl.query import QueryEngine, QueryOptions
 
     options = QueryOptions(

@@ -4,9 +4,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ragctl.commands.options import Config, Json, LogJson, Quiet, Set, Verbose, load, setup
+from ragctl.commands.options import (
+    Config,
+    Index,
+    Json,
+    LogJson,
+    Quiet,
+    Set,
+    Verbose,
+    load_each,
+    setup,
+)
 
 if TYPE_CHECKING:
+    from ragctl.config import Experiment
     from ragctl.verify import Drift
 
 KEYS_SHOWN = 5
@@ -16,6 +27,7 @@ def command(
     config: Config,
     overrides: Set = None,
     *,
+    index: Index = None,
     sample: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Documents to look into (200).", show_default=False)
     ] = None,
@@ -37,30 +49,39 @@ def command(
       ragctl verify configs/samples.yaml --full --repair
     """
     output = setup(json_output=json_output, quiet=quiet, verbose=verbose, log_json=log_json)
-    experiment = load(config, overrides)
+    experiments = load_each(config, overrides, index)
     from ragctl.errors import ConfigError, PartialFailure
-    from ragctl.ingest import IngestOptions, Progress, ingest
-    from ragctl.state import open_state
-    from ragctl.verify import SAMPLE, verify
-    from ragctl.verify import repair as repair_drift
+    from ragctl.verify import SAMPLE
 
     if full and sample is not None:
         raise ConfigError("--full and --sample exclude one another")
-    state = open_state(experiment)
     depth = None if full else sample or SAMPLE
-    drift = verify(experiment, state, sample=depth)
-    if repair and not drift.is_clean and not drift.index:
-        repair_drift(experiment, state, drift)
-        ingest(experiment, state, IngestOptions(), Progress())
-        drift = verify(experiment, state, sample=depth)
-    output.result(drift.to_json(), lambda: _show(drift))
-    if not drift.is_clean:
+    drifts = {one.store.index: _verify(one, depth, repair=repair) for one in experiments}
+    output.results(
+        {name: drift.to_json() for name, drift in drifts.items()}, lambda name: _show(name, drifts[name])
+    )
+    if not all(drift.is_clean for drift in drifts.values()):
         raise PartialFailure("source, ledger and index do not agree", hint="ragctl verify CONFIG --repair")
 
 
-def _show(drift: Drift) -> None:
+def _verify(experiment: Experiment, sample: int | None, *, repair: bool) -> Drift:
+    from ragctl.ingest import IngestOptions, Progress, ingest
+    from ragctl.state import open_state
+    from ragctl.verify import repair as repair_drift
+    from ragctl.verify import verify
+
+    state = open_state(experiment)
+    drift = verify(experiment, state, sample=sample)
+    if repair and not drift.is_clean and not drift.index:
+        repair_drift(experiment, state, drift)
+        ingest(experiment, state, IngestOptions(), Progress())
+        drift = verify(experiment, state, sample=sample)
+    return drift
+
+
+def _show(index: str, drift: Drift) -> None:
     typer.echo(
-        f"{drift.documents:,} documents in {drift.chunks:,} chunks, {drift.looked_at:,} documents looked into"
+        f"{index}: {drift.documents:,} documents in {drift.chunks:,} chunks, {drift.looked_at:,} documents looked into"
     )
     for name, items in (
         ("missing from the index", drift.missing),
