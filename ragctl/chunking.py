@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
@@ -117,9 +117,18 @@ class _Tokenizer:
         return [at for start, end in offsets for at in range(start, max(end, start + 1), _LONGEST_WORD)]
 
 
+def token_counter(chunking: Chunking) -> Callable[[str], int]:
+    """What counts the tokens of a text, whatever the chunker goes by; raises as `split` does."""
+    return _tokens(chunking).count
+
+
 def _unit(chunking: Chunking) -> _Unit:
     if chunking.unit == "characters" and chunking.kind != "tokens":
         return _Characters()
+    return _tokens(chunking)
+
+
+def _tokens(chunking: Chunking) -> _Unit:
     return _tokenizer(chunking.tokenizer) if chunking.tokenizer else _Words()
 
 

@@ -76,6 +76,11 @@ class IngestResult:
     dry_run: bool = False
     bill: IngestBill | None = None  # None: nothing was done
 
+    @property
+    def over_budget(self) -> bool:
+        """Whether the run ended early because its budget does not bear more."""
+        return self.bill is not None and self.bill.is_spent
+
     def to_json(self, run: str | None) -> dict[str, Any]:
         """The result as design.md gives it."""
         head = {

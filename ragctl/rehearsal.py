@@ -15,11 +15,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from ragctl.ingest import Work, ledger_name
+from ragctl.ingest import Progress, Work, ledger_name
 from ragctl.limits import check_record, metadata_size, refuse_doubles
 from ragctl.manifest import Failure, Ledger
 from ragctl.pipeline import Counts, KnownTexts, Pipeline, Services, Todo
-from ragctl.records import DOCUMENT, TEXT, Embedded, VectorRecord, short_hash
+from ragctl.records import DOCUMENT, Embedded, VectorRecord, short_hash
 from ragctl.spending import stored_size
 
 if TYPE_CHECKING:
@@ -36,13 +36,18 @@ BATCH_TEXTS = 512
 
 @dataclass(slots=True)
 class Tally:
-    """What would be stored: records, their logical bytes, the part of those that queries read, their text's bytes."""
+    """What would be stored: records, their logical bytes, the part of those that queries read, their encoded size."""
 
     records: int = 0
     stored: int = 0
     queried: int = 0
     encoded: int = 0
-    text: int = 0
+
+    def add(self, other: Tally) -> None:
+        self.records += other.records
+        self.stored += other.stored
+        self.queried += other.queried
+        self.encoded += other.encoded
 
 
 @dataclass(slots=True)
@@ -51,7 +56,7 @@ class Rehearsed:
 
     counts: Counts
     failures: list[Failure]
-    vanished: int  # documents that are gone from files that are still there
+    vanished: list[str]  # documents that are gone from files that are still there
     total: Tally
     puts: list[int]  # logical bytes of each put request
     by_document: Mapping[str, Tally]  # empty unless asked for
@@ -91,17 +96,11 @@ class CountingStore:
         """Nothing was put."""
 
     def _count(self, record: VectorRecord) -> int:
-        hidden = {key: value for key, value in record.metadata.items() if key in self._spec.non_filterable}
-        stored = stored_size(self._spec.dimension, record.key, record.metadata)
-        tallies = [self.total]
+        stored, queried = sizes_of(record, self._spec)
+        tally = Tally(1, stored, queried, self.encoded_size(record))
+        self.total.add(tally)
         if self._splits:
-            tallies.append(self.by_document[str(record.metadata[DOCUMENT])])
-        for tally in tallies:
-            tally.records += 1
-            tally.stored += stored
-            tally.queried += stored - (metadata_size(hidden) - metadata_size({}))
-            tally.encoded += self.encoded_size(record)
-            tally.text += len(str(record.metadata[TEXT]).encode("utf-8", "replace"))
+            self.by_document[str(record.metadata[DOCUMENT])].add(tally)
         return stored
 
 
@@ -157,6 +156,15 @@ class _NoLease:
         """Nobody else knows the copy."""
 
 
+def sizes_of(record: VectorRecord, spec: IndexSpec) -> tuple[int, int]:
+    """Logical bytes of a record: all of it, and what of it every query reads (AWS S3 pricing: vector, key and
+    filterable metadata).
+    """
+    stored = stored_size(spec.dimension, record.key, record.metadata)
+    hidden = {key: value for key, value in record.metadata.items() if key in spec.non_filterable}
+    return stored, stored - (metadata_size(hidden) - metadata_size({}))
+
+
 def some_vectors(count: int, dimension: int) -> Vectors:
     """Vectors (count, dimension) that any store takes, and that take no room."""
     import numpy as np
@@ -196,7 +204,8 @@ class Rehearsal:
         self,
         work: Work,
         chosen: Collection[str] | None = None,
-        tick: Callable[[Counts], None] = lambda _: None,
+        progress: Progress | None = None,
+        tick: Callable[[], None] = lambda: None,
     ) -> Rehearsed:
         """Go through the plan's files, or through those that are chosen. Raises what the pipeline raises."""
         store = CountingStore(self.store, self.spec, exists=self.exists, by_document=chosen is not None)
@@ -211,18 +220,22 @@ class Rehearsal:
             self.fingerprints,
         )
         counts = Counts()
+        if progress is not None:
+            progress.counts = counts
         known = KnownTexts(key for row in work.vanished() for key in row.keys)
         pipeline = Pipeline(services, counts, known, threading.Event(), embeds=False)
         try:
             if work.planned.add + work.planned.check:
-                pipeline.run(_chosen(work.todos(), chosen), lambda: tick(counts))
+                pipeline.run(_chosen(work.todos(), chosen), tick)
         finally:
             known.close()
             embedder.close()
+            if self.cache is not None:
+                self.cache.close()
         return Rehearsed(
             counts=counts,
             failures=pipeline.failures,
-            vanished=len(pipeline.vanished),
+            vanished=pipeline.vanished,
             total=store.total,
             puts=store.puts,
             by_document=store.by_document,

@@ -38,6 +38,10 @@ class Amount:
         """Intervals are added end by end, which is cautious: errors that cancel out are not counted on."""
         return Amount(self.value + other.value, self.low + other.low, self.high + other.high)
 
+    def __sub__(self, other: Amount) -> Amount:
+        """As `+`, end by end."""
+        return Amount(self.value - other.value, self.low - other.high, self.high - other.low)
+
     def times(self, factor: float) -> Amount:
         return Amount(self.value * factor, self.low * factor, self.high * factor)
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -24,6 +25,7 @@ from ragctl.commands.recording import recording
 if TYPE_CHECKING:
     from ragctl.config import Experiment
     from ragctl.ingest import IngestOptions, IngestResult
+    from ragctl.saved_plan import SavedPlan
 
 FAILURES_SHOWN = 20
 
@@ -48,6 +50,14 @@ def command(
     only_failed: Annotated[
         bool, typer.Option("--only-failed", help="Only files that failed before.")
     ] = False,
+    plan: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Only if all is as it was for this plan: ragctl plan CONFIG --save FILE",
+            show_default=False,
+        ),
+    ] = None,
     wait: Annotated[
         str,
         typer.Option(
@@ -73,13 +83,25 @@ def command(
     from ragctl.durations import seconds
     from ragctl.ingest import IngestOptions
 
-    options = IngestOptions(dry_run, max_delete, checksum, only_failed, seconds(wait, "--wait"))
+    saved = _saved(plan, checksum=checksum, only_failed=only_failed)
+    options = IngestOptions(dry_run, max_delete, checksum, only_failed, seconds(wait, "--wait"), saved)
     done = {result.index: (result, run) for result, run in _ingest_each(experiments, options, output)}
     output.results(
         {index: result.to_json(run) for index, (result, run) in done.items()},
         lambda index: _show(*done[index]),
     )
     _end([result for result, _ in done.values()])
+
+
+def _saved(plan: Path | None, *, checksum: bool, only_failed: bool) -> SavedPlan | None:
+    from ragctl.errors import ConfigError
+    from ragctl.saved_plan import SavedPlan
+
+    if plan is None:
+        return None
+    if checksum or only_failed:
+        raise ConfigError("--plan goes with neither --checksum nor --only-failed: the plan was made without")
+    return SavedPlan.read(plan)
 
 
 def _ingest_each(
@@ -89,7 +111,7 @@ def _ingest_each(
     for experiment in experiments:
         result, run = _ingest(experiment, options, output)
         yield result, run
-        if result.interrupted:
+        if result.interrupted or result.over_budget:
             return
 
 
@@ -109,7 +131,8 @@ def _ingest(
                 return ingest(experiment, state, options, progress, display.tick), None
             with recording("ingest", experiment) as run:
                 result = ingest(experiment, state, options, progress, display.tick)
-                run.finish("interrupted" if result.interrupted else "done", result.payload())
+                stopped = result.interrupted or result.over_budget
+                run.finish("interrupted" if stopped else "done", result.payload())
                 return result, str(run.path)
     finally:
         display.close()
@@ -159,10 +182,15 @@ def _show(result: IngestResult, run: str | None) -> None:
 
 
 def _end(results: Sequence[IngestResult]) -> None:
-    from ragctl.errors import PartialFailure
+    from ragctl.errors import PartialFailure, Refused
 
     if any(result.interrupted for result in results):
         raise typer.Exit(130)
+    if any(result.over_budget for result in results):
+        raise Refused(
+            "budget.ingest_usd is reached: the run stopped before it would have gone past it; what it did is saved",
+            hint="run the command again to go on, with a budget as large again; or raise budget.ingest_usd",
+        )
     if failed := sum(len(result.failures) for result in results):
         raise PartialFailure(
             f"{failed:,} failed; the index is consistent and keeps the old versions of what failed",

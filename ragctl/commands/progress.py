@@ -23,8 +23,10 @@ LINE_EVERY_S = 10.0
 class IngestDisplay:
     """Shows an ingest; `tick` is called about twice a second and costs nothing when there is nothing to show."""
 
-    def __init__(self, progress: Progress, output: Output) -> None:
+    def __init__(self, progress: Progress, output: Output, *, done: str = "written") -> None:
+        """`done` says what has become of the chunks that are shown."""
         self._progress = progress
+        self._done = done
         self._bar = None
         self._shown = monotonic()
         self._is_on = output.has_progress
@@ -39,7 +41,7 @@ class IngestDisplay:
             self._bar.set_description(self._text(), refresh=True)
         elif self._is_on and monotonic() - self._shown >= LINE_EVERY_S:
             self._shown = monotonic()
-            typer.echo(f"{self._text()}, {self._progress.counts.written:,} chunks written", err=True)
+            typer.echo(f"{self._text()}, {self._progress.counts.written:,} chunks {self._done}", err=True)
 
     def close(self) -> None:
         if self._bar is not None:
