@@ -153,7 +153,21 @@ class BedrockReranking(RerankingSection):
     model: str = Field(description="Model id or ARN, for example cohere.rerank-v3-5:0")
 
 
-Reranking = Annotated[FastembedReranking | BedrockReranking, Field(discriminator="kind")]
+class SageMakerReranking(RerankingSection):
+    """A SageMaker endpoint with a cross-encoder on TEI; `model` lets deploy-models make it from JumpStart."""
+
+    kind: Literal["sagemaker"]
+    endpoint: str | None = Field(None, description="Endpoint name; default: from the deployment record.")
+    model: str | None = Field(None, description="JumpStart model id.")
+    model_version: str = "*"
+    family: Literal["tei"] | None = Field(
+        None, description="Payload family; default: from the deployment record."
+    )
+    inference_component: str | None = None
+    max_batch: int = Field(32, ge=1)
+
+
+Reranking = Annotated[FastembedReranking | BedrockReranking | SageMakerReranking, Field(discriminator="kind")]
 
 # --- generation ------------------------------------------------------------------------------------------
 

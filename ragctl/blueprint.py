@@ -264,15 +264,17 @@ def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 # --- payload families ------------------------------------------------------------------------------------
 
-_EMBEDDING_KEYS: Final = (("text_inputs", "huggingface"), ("input", "openai"))
-_TEXT_KEYS: Final = (("messages", "chat"), ("prompt", "completions"), ("inputs", "text"))
+_KEYS: Final[Mapping[Role, tuple[tuple[str, str], ...]]] = {
+    "embedding": (("text_inputs", "huggingface"), ("input", "openai")),
+    "generation": (("messages", "chat"), ("prompt", "completions"), ("inputs", "text")),
+    "reranking": (("texts", "tei"),),
+}
 # By the container's image, where no example tells.
-_EMBEDDING_IMAGES: Final = (
-    ("tei", "tei"),
-    ("huggingface-pytorch-inference", "huggingface"),
-    ("vllm", "openai"),
-)
-_TEXT_IMAGES: Final = (("tgi", "text"), ("djl-inference", "chat"), ("vllm", "chat"))
+_IMAGES: Final[Mapping[Role, tuple[tuple[str, str], ...]]] = {
+    "embedding": (("tei", "tei"), ("huggingface-pytorch-inference", "huggingface"), ("vllm", "openai")),
+    "generation": (("tgi", "text"), ("djl-inference", "chat"), ("vllm", "chat")),
+    "reranking": (("tei", "tei"),),
+}
 
 
 def payload_family(role: Role, examples: Sequence[Any], image: str) -> str | None:
@@ -281,10 +283,8 @@ def payload_family(role: Role, examples: Sequence[Any], image: str) -> str | Non
     `inputs` alone is said by several containers of embedding models: there the image decides.
     """
     keys = {key for example in examples if isinstance(example, Mapping) for key in example}
-    by_key = _TEXT_KEYS if role == "generation" else _EMBEDDING_KEYS
-    by_image = _TEXT_IMAGES if role == "generation" else _EMBEDDING_IMAGES
     repository = image.rpartition("/")[2].partition(":")[0]
-    told = [name for key, name in by_key if key in keys] + [
-        name for part, name in by_image if part in repository
+    told = [name for key, name in _KEYS[role] if key in keys] + [
+        name for part, name in _IMAGES[role] if part in repository
     ]
     return told[0] if told else None

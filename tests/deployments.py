@@ -46,6 +46,14 @@ KNOWN = {
         "ml.g6.12xlarge",
         "chat",
     ),
+    "scorer": Resolved(
+        "scorer",
+        "1.0.0",
+        f"{IMAGES}/tei:2.0.1",
+        "s3://jumpstart-cache-prod-eu-west-1/s/",
+        "ml.g5.xlarge",
+        "tei",
+    ),
     "llama": Resolved(
         "llama",
         "2.11.1",

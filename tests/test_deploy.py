@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from ragctl import deploy, deployment, teardown
-from ragctl.adapters import aws, open_embedder, open_generator
+from ragctl.adapters import aws, open_embedder, open_generator, open_reranker
+from ragctl.blueprint import blueprint
 from ragctl.deploy import Interrupted
 from ragctl.deployment import Ref
 from ragctl.errors import (
@@ -29,6 +30,7 @@ from ragctl.errors import (
 from ragctl.state import LocalState
 from tests.deployments import EULA, KNOWN, ROLE, WRITER, Region, environment, region_in, tools
 from tests.servers.http import Fault
+from tests.servers.sagemaker_runtime import EmbeddingModel, RerankModel
 from tests.servers.sagemaker_things import Fate
 
 
@@ -333,6 +335,19 @@ def test_an_experiment_without_models(region: Region, tmp_path: Path) -> None:
     as_json = subprocess.run([*command, "--json"], capture_output=True, text=True)
     assert json.loads(as_json.stdout) == {"schema": "ragctl.deploy-models/1", "resources": []}
     assert region.control.calls == []
+
+
+def test_a_reranker_is_deployed_too(region: Region) -> None:
+    """And found by its record."""
+    region.runtime.endpoints["ragctl-test-reranking"] = RerankModel()
+    scorer = {"kind": "sagemaker", "model": "scorer"}
+    experiment = region.experiment(embedding={"kind": "hashing"}, reranking=scorer)
+    region.deploy(experiment)
+    assert region.control.thing("endpoint/ragctl-test-reranking").tags["ragctl:role"] == "reranking"
+    reranker = open_reranker(experiment)
+    assert reranker is not None
+    assert reranker.identity == "sagemaker:scorer@1.0.0:tei"
+    assert reranker.rerank("green tea", ["a gate", "green tea"]) == [0.0, 1.0]
 
 
 # --- somebody else's -------------------------------------------------------------------------------------
@@ -652,9 +667,6 @@ def test_an_endpoint_that_scales(region: Region) -> None:
 
 def test_an_endpoint_that_scales_to_zero(region: Region) -> None:
     """An inference component with an alarm that wakes it; all of it goes in the right order."""
-    from ragctl.blueprint import blueprint
-    from tests.servers.sagemaker_runtime import EmbeddingModel
-
     scaling = {"autoscaling": {"min": 0, "max": 2, "target_invocations": 5}}
     experiment = region.experiment(deployment={"embedding": scaling})
     component = blueprint(experiment, "embedding", KNOWN["gte-qwen2"]).component_name

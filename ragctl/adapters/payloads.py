@@ -50,6 +50,23 @@ def embedding_usage(document: Any) -> Usage:
     return _usage(document.get("usage")) if isinstance(document, Mapping) else Usage()
 
 
+# --- reranking -------------------------------------------------------------------------------------------
+
+
+def rerank_request(question: str, texts: Sequence[str]) -> dict[str, Any]:
+    """The request body that asks TEI to score the texts."""
+    # What it cannot read whole it scores by its beginning: a shorter text is no error of the question.
+    return {"query": question, "texts": list(texts), "truncate": True}
+
+
+def rerank_scores(document: Any, count: int) -> list[float]:
+    """The scores in a reply, in the order of the texts. ValueError when a text has none, or more than one."""
+    rows = sorted((int(row["index"]), float(row["score"])) for row in document)
+    if [index for index, _ in rows] != list(range(count)):
+        raise ValueError(f"scores of {len(rows)} texts instead of {count}")
+    return [score for _, score in rows]
+
+
 # --- text ------------------------------------------------------------------------------------------------
 
 

@@ -1,4 +1,4 @@
-"""SageMaker endpoints: embedding and text models in every payload family of `payloads.py`."""
+"""SageMaker endpoints: embedding, reranking and text models in every payload family of `payloads.py`."""
 
 from __future__ import annotations
 
@@ -22,11 +22,13 @@ from ragctl.adapters.payloads import (
     embedding_usage,
     read_answer,
     read_piece,
+    rerank_request,
+    rerank_scores,
     stream_data,
     text_request,
 )
 from ragctl.adapters.reasoning import Reply, opens_itself
-from ragctl.backends import SageMakerEmbedding, SageMakerGeneration
+from ragctl.backends import SageMakerEmbedding, SageMakerGeneration, SageMakerReranking
 from ragctl.deployment import recorded
 from ragctl.errors import ConfigError, InputRefused, ServiceError, Throttled
 from ragctl.records import Embedded, Generation, Prompt, Usage, short_hash
@@ -202,6 +204,52 @@ class SageMakerGenerator:
             if "error" in document:  # its text may quote the prompt
                 raise ServiceError(f"{self._call.where}: the model failed while it answered")
             return read_piece(document)
+
+
+class SageMakerReranker:
+    """A cross-encoder behind an endpoint."""
+
+    max_candidates = 1_000  # a pair's score does not depend on the others, so that any number may be cut
+
+    def __init__(
+        self,
+        runtime: Any,
+        *,
+        endpoint: str,
+        model: str = "",
+        model_version: str = "",
+        max_batch: int = 32,
+        inference_component: str | None = None,
+    ) -> None:
+        """`runtime` is a boto3 client of sagemaker-runtime, `max_batch` the texts that a call may carry."""
+        self._call = _Endpoint(runtime, endpoint, inference_component)
+        self._max_batch = max_batch
+        self.identity = f"sagemaker:{f'{model}@{model_version}' if model else endpoint}:tei"
+
+    @classmethod
+    def from_config(cls, experiment: Experiment, deployment: Deployment | None = None) -> Self:
+        """The reranker of a config; what it leaves open comes from the deployment record. ConfigError if neither."""
+        section = experiment.reranking
+        assert isinstance(section, SageMakerReranking)
+        record = recorded(experiment, "reranking") if deployment is None else deployment
+        return cls(
+            _runtime(experiment),
+            endpoint=_known("reranking", "endpoint", section.endpoint, record),
+            model=section.model or str(record.get("model_id") or ""),
+            model_version=str(record.get("model_version") or section.model_version),
+            max_batch=section.max_batch,
+            inference_component=_optional(section.inference_component or record.get("inference_component")),
+        )
+
+    def rerank(self, question: str, texts: Sequence[str]) -> list[float]:
+        """One relevance score per text, 0 to 1, in their order; a text that is too long counts by its beginning."""
+        scores: list[float] = []
+        for at in range(0, len(texts), self._max_batch):
+            batch = texts[at : at + self._max_batch]
+            document = self._call.invoke(self._call.encode(rerank_request(question, batch)))
+            with self._call.reading("tei"):
+                scores += rerank_scores(document, len(batch))
+        return scores
 
 
 class _Endpoint:

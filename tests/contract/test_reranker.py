@@ -10,9 +10,11 @@ import pytest
 from ragctl.adapters.base import Reranker
 from ragctl.adapters.bedrock import BedrockReranker
 from ragctl.adapters.fastembed import FastembedReranker, open_folder
+from ragctl.adapters.sagemaker import SageMakerReranker
 from tests.onnx_models import cross_encoder
 from tests.servers.bedrock import REGION, RERANKER, BedrockServer, Manner
 from tests.servers.clients import connect
+from tests.servers.sagemaker_runtime import RerankModel, SageMakerRuntime
 
 QUESTION = "When was the turbine inspected?"
 TEXTS = [
@@ -38,10 +40,22 @@ def fastembed() -> Iterator[Reranker]:
         yield FastembedReranker(open_folder(cross_encoder(Path(folder))))
 
 
+@contextmanager
+def sagemaker() -> Iterator[Reranker]:
+    """A reranker and an endpoint that takes fewer texts at a time than there are."""
+    with (
+        SageMakerRuntime({"scorer": RerankModel(max_batch=4)}) as server,
+        connect("sagemaker-runtime", server.url) as runtime,
+    ):
+        yield SageMakerReranker(runtime, endpoint="scorer", max_batch=4)
+    assert (server.unexpected, server.broken) == ([], [])
+
+
 RERANKERS: dict[str, Callable[[], AbstractContextManager[Reranker]]] = {
     "bedrock": lambda: bedrock(1_000),
     "bedrock-pages": lambda: bedrock(7),
     "fastembed": fastembed,
+    "sagemaker": sagemaker,
 }
 
 

@@ -20,7 +20,7 @@ import orjson
 from tests.servers.eventstream import CONTENT_TYPE, event
 from tests.servers.http import Handler, LoopbackServer, Refusal, Reply, Request
 from tests.servers.model_check import check_error, check_request
-from tests.servers.models import answer, count_tokens, embed
+from tests.servers.models import answer, count_tokens, embed, overlap
 from tests.servers.process import run_until_told
 
 SERVICE = "sagemaker-runtime"
@@ -183,7 +183,26 @@ class TextModel:
         return thought if self.thinks == "field" else "", " ".join(words[:limit]), reason
 
 
-Model = EmbeddingModel | TextModel
+@dataclass(frozen=True)
+class RerankModel:
+    """TEI with a cross-encoder: scores by the words that a text shares with the question, best first."""
+
+    max_batch: int = 32
+    component: str | None = None
+    tamper: Tamper = _as_it_is
+
+    def reply(self, request: Mapping[str, Any]) -> Any:
+        """The document that the container answers; raises `Refusal` with its status and words."""
+        texts, question = request.get("texts"), request.get("query")
+        if not isinstance(texts, list) or not isinstance(question, str):
+            raise model_error(422, f"Failed to deserialize {request!r}")
+        if not 0 < len(texts) <= self.max_batch:
+            raise model_error(413, f"batch size {len(texts)} > maximum allowed batch size {self.max_batch}")
+        rows = [{"index": n, "score": overlap(question, text)} for n, text in enumerate(texts)]
+        return self.tamper(sorted(rows, key=lambda row: -row["score"]))
+
+
+Model = EmbeddingModel | TextModel | RerankModel
 
 
 class SageMakerRuntime(LoopbackServer):
