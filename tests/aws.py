@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from tests.servers.bedrock import BedrockServer, Manner
+from tests.servers.clients import connect
 from tests.servers.s3vectors import S3VectorsServer
 from tests.servers.sagemaker_runtime import EmbeddingModel, Model, SageMakerRuntime, TextModel
 
@@ -40,6 +41,12 @@ class Cloud:
     def contents(self) -> dict[str, int]:
         """How many vectors each index holds, by its name."""
         return {arn.rpartition("/")[2]: count for arn, count in self.vectors.report()["vectors"].items()}
+
+    @property
+    def buckets(self) -> list[str]:
+        """The names of the vector buckets."""
+        with connect("s3vectors", self.vectors.url) as client:
+            return [bucket["vectorBucketName"] for bucket in client.list_vector_buckets()["vectorBuckets"]]
 
 
 @contextmanager

@@ -72,13 +72,14 @@ def test_an_experiment_on_aws_from_nothing_to_nothing(journey: Journey) -> None:
     assert scored.json["gate"]["verdict"] == "pass"
     assert scored.json["metrics"]["nDCG@10"]["unscored"] == 0
 
-    gone = journey.run("teardown", "--index", "--yes", "--json")
+    gone = journey.run("teardown", "--index", "--bucket", "--yes", "--json")
     assert gone.status == 0, gone.err
     assert [(r["type"], r["action"]) for r in gone.json["resources"]] == [
         ("index", "deleted"),
         ("ledger", "deleted"),
+        ("vector bucket", "deleted"),
     ]
-    assert journey.cloud.contents == {}
+    assert (journey.cloud.contents, journey.cloud.buckets) == ({}, [])
 
 
 def ask_with_a_filter(journey: Journey) -> None:
