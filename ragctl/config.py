@@ -144,7 +144,7 @@ class Ingest(Section):
     )
     embed_concurrency: int = Field(8, ge=1, le=256, description="Embedding calls under way at once, at most.")
     put_concurrency: int = Field(4, ge=1, le=64, description="Put calls under way at once, at most.")
-    memory_mb: int = Field(512, ge=128, description="Bound of what waits between the stages, in MiB.")
+    memory_mb: int = Field(64, ge=16, description="Bound of what waits between the stages, in MiB.")
     checkpoint_s: float = Field(5, gt=0, description="Seconds between saves of the ledger.")
 
 

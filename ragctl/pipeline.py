@@ -54,6 +54,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("ragctl.ingest")
 
 MESSAGES_AHEAD = 4  # messages of workers that may wait for the conductor
+CHUNK_BYTES = 1_500  # of the objects that a chunk is made of, beside its text and vector
 PATIENCE_S = 30.0  # records wait so long at most for their put to fill up; also the time for a graceful stop
 SETTLE_DOCUMENTS = 5_000  # documents that one save of the ledger takes at most
 
@@ -720,7 +721,8 @@ def delete_keys(services: Services, keys: list[str]) -> int:
 
 def _bytes_of(cut: Cut) -> int:
     text = sum(len(chunk.text) for chunk in cut.chunks)
-    return text * 2 + (cut.vectors.nbytes if cut.vectors is not None else len(cut.chunks) * 4_096)
+    vectors = cut.vectors.nbytes if cut.vectors is not None else len(cut.chunks) * 4_096
+    return text * 2 + vectors + len(cut.chunks) * CHUNK_BYTES
 
 
 def _where(chunk: Chunk) -> str:

@@ -53,7 +53,7 @@ class LocalStore:
 
     limits = StoreLimits(
         put_records=8_192,  # a commit is one file and one version: few and large ones
-        put_bytes=32 * 1024 * 1024,
+        put_bytes=16 * 1024 * 1024,
         delete_keys=8_192,
         get_keys=8_192,
         top_k=MAX_TOP_K,
