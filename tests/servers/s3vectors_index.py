@@ -106,7 +106,7 @@ class VectorIndex:
         return page, False
 
     def by_distance(self, query: Rows, accept: Predicate | None, depth: int) -> list[tuple[str, float]]:
-        """Return the nearest accepted keys with their distance, by exact search.
+        """Return the nearest accepted keys with their distance, by exact search, equal ones by key.
 
         cosine is 1 - cosine similarity (0 to 2), euclidean is true L2, with the root.
         """
@@ -114,9 +114,14 @@ class VectorIndex:
         if accept is not None:
             chosen = [i for i, key in enumerate(self._keys) if accept(self.metadata[key])]
         distances = self._distances(chosen, query)
-        order = np.argsort(distances, kind="stable")[:depth]
-        keys = [self._keys[i if isinstance(chosen, slice) else chosen[i]] for i in order]
-        return list(zip(keys, distances[order].tolist(), strict=True))
+        if depth < len(distances):
+            near = np.flatnonzero(distances <= np.partition(distances, depth - 1)[depth - 1])
+        else:
+            near = np.arange(len(distances))
+        found = [
+            (distances[i].item(), self._keys[i if isinstance(chosen, slice) else chosen[i]]) for i in near
+        ]
+        return [(key, distance) for distance, key in sorted(found)[:depth]]
 
     def by_text(self, name: str, text: str, accept: Predicate | None) -> list[tuple[str, float]]:
         """Return every accepted key with a word of the text in that field, best BM25 score first."""
