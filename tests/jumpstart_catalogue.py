@@ -203,6 +203,37 @@ def specs() -> Iterator[dict[str, Any]]:
     )
 
 
+def hub_document() -> dict[str, Any]:
+    """A model as a private hub describes it: other names, and everything of this region."""
+    return {
+        "Url": "https://models.example/house-embedder",
+        "MinSdkVersion": "2.225.0",
+        "TrainingSupported": False,
+        "HostingEcrUri": f"{REGISTRY}/tei:2.0.1-gpu",
+        "HostingArtifactUri": "s3://house/embedder/",
+        "HostingUseScriptUri": False,
+        "HostingPrepackedArtifactUri": "s3://house/embedder/",
+        "InferenceDependencies": [],
+        "InferenceEnvironmentVariables": [
+            {
+                "Name": "HF_MODEL_ID",
+                "Type": "text",
+                "Default": "/opt/ml/model",
+                "Scope": "container",
+                "RequiredForModelClass": True,
+            }
+        ],
+        "DefaultInferenceInstanceType": "ml.g5.2xlarge",
+        "SupportedInferenceInstanceTypes": ["ml.g5.2xlarge"],
+        "InferenceEnableNetworkIsolation": True,
+        "ResourceNameBase": "house-embedder",
+        "DefaultPayloads": {"Example": {"ContentType": "application/json", "Body": {"inputs": ["a"]}}},
+        "HostingInstanceTypeVariants": {
+            "Variants": {"g5": {"Properties": {"ImageUri": f"{REGISTRY}/tei:2.0.1-gpu"}}}
+        },
+    }
+
+
 def objects() -> Iterator[tuple[str, bytes]]:
     """Every object of the public bucket: manifests and specs."""
     headers = []

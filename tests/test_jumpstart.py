@@ -33,8 +33,10 @@ from tests.jumpstart_catalogue import (
     SCRIPTED,
     SOLD,
     WRITER,
+    hub_document,
     objects,
 )
+from tests.servers.sagemaker import SageMakerServer
 from tests.servers.sagemaker_things import Fate
 
 
@@ -198,6 +200,37 @@ def test_a_configuration_that_there_is_not() -> None:
     with pytest.raises(ConfigError) as caught:
         resolve("generation", WRITER, inference_config="turbo")
     assert caught.value.hint == "it has lmi"
+
+
+@pytest.mark.parametrize("kind", ["Model", "ModelReference"])
+def test_a_model_of_a_private_hub(kind: str, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read from the hub's document; a reference to a public model needs the hub's leave to read its weights."""
+    with SageMakerServer() as server:
+        server.hub[kind, "house-embedder"] = hub_document()
+        monkeypatch.setenv("AWS_ENDPOINT_URL_SAGEMAKER", server.url)
+        monkeypatch.setenv("AWS_ENDPOINT_URL_STS", bucket)
+        aws.forget()
+        experiment_ = experiment(deployment={"hub": "house"})
+        found = Catalogue(experiment_).resolve("embedding", "house-embedder", "1.0.0")
+        assert (server.unexpected, server.broken) == ([], [])
+    assert found.image == f"{REGISTRY}/tei:2.0.1-gpu"
+    assert found.artefact == "s3://house/embedder/"
+    assert (found.version, found.instance_type, found.family) == ("1.0.0", "ml.g5.2xlarge", "tei")
+    assert found.env == {"HF_MODEL_ID": "/opt/ml/model"}
+    reference = (
+        f"arn:aws:sagemaker:{REGION}:123456789012:hub-content/house/ModelReference/house-embedder/1.0.0"
+    )
+    assert found.hub_content == (reference if kind == "ModelReference" else None)
+
+
+def test_a_model_that_the_hub_does_not_have(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Said with the hub's name."""
+    with SageMakerServer() as server:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_SAGEMAKER", server.url)
+        monkeypatch.setenv("AWS_ENDPOINT_URL_STS", bucket)
+        aws.forget()
+        with pytest.raises(ConfigError, match=r"Cannot get details for nothing in Hub .*hub/house\."):
+            Catalogue(experiment(deployment={"hub": "house"})).resolve("embedding", "nothing", "1.0.0")
 
 
 def test_a_catalogue_that_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,6 +36,8 @@ try:
         DeprecatedJumpStartModelError,
         VulnerableJumpStartModelError,
     )
+    from sagemaker.core.jumpstart.hub.utils import construct_hub_model_reference_arn_from_inputs
+    from sagemaker.core.jumpstart.types import HubContentType
 except ModuleNotFoundError as error:
     raise MissingExtra("deploy-models", "jumpstart") from error
 
@@ -122,6 +124,7 @@ class Catalogue:
         image = image_uris.retrieve(framework=None, image_scope="inference", **model, **common)
         kwargs = artifacts._retrieve_model_deploy_kwargs(**model, **common)  # noqa: SLF001 - no public one has the timeouts
         resources = artifacts._retrieve_default_resources(scope="inference", **model, **common)  # noqa: SLF001 - as above
+        needs = resources.requests if resources else {}  # a hub's document may leave them out
         return Resolved(
             model_id=specs.model_id,
             version=specs.version,
@@ -136,12 +139,16 @@ class Catalogue:
             volume_gb=kwargs.get("volume_size"),
             ami=kwargs.get("inference_ami_version"),
             eula=self._eula(specs),
-            accelerators=resources.requests.get("num_accelerators"),
-            memory_mb=resources.requests.get("memory"),
-            hub_content=f"{self._hub.replace(':hub/', ':hub-content/')}/Model/{specs.model_id}/{specs.version}"
-            if self._hub
-            else None,
+            accelerators=needs.get("num_accelerators"),
+            memory_mb=needs.get("memory"),
+            hub_content=self._hub_content(specs),
         )
+
+    def _hub_content(self, specs: Any) -> str | None:
+        """The ARN that gives access to the weights of a public model which a private hub refers to."""
+        if self._hub is None or specs.hub_content_type != HubContentType.MODEL_REFERENCE:
+            return None
+        return str(construct_hub_model_reference_arn_from_inputs(self._hub, specs.model_id, specs.version))
 
     def _eula(self, specs: Any) -> str | None:
         if specs.hosting_eula_key is None:
@@ -221,9 +228,8 @@ class Catalogue:
                 f"{role}.model: {model_id} has known vulnerabilities: {error}", hint="choose another version"
             ) from error
         except (KeyError, ValueError, RuntimeError) as error:  # the SDK's words say what it misses
-            raise ConfigError(
-                f"{role}.model: {model_id}: {error.args[0] if error.args else error}"
-            ) from error
+            said = " ".join(str(error.args[0] if error.args else error).split())
+            raise ConfigError(f"{role}.model: {model_id}: {said}") from error
 
     def _hub_arn(self, hub: str | None) -> str | None:
         if hub is None:

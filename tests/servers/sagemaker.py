@@ -59,6 +59,8 @@ class SageMakerServer(AwsJsonServer):
         self.tagged_late: set[str] = set()  # ARNs that the tagging API names though they are gone
         self.requests: list[tuple[str, dict[str, Any]]] = []
         self.wrong_order: list[str] = []  # what was removed while something that exists uses it
+        # (type, name) of what a private hub holds -> its document, as JSON; one version each
+        self.hub: dict[tuple[str, str], dict[str, Any]] = {}
         self.scaling = Scaling(self._need_scaled)
         self.after_call: Callable[[str], None] = lambda _: None
         self._things: dict[tuple[str, str], Thing] = {}
@@ -86,6 +88,8 @@ class SageMakerServer(AwsJsonServer):
             "DeleteTags": self._delete_tags,
             "ListTags": self._list_tags,
             "UpdateEndpoint": self._update_endpoint,
+            "DescribeHubContent": self._hub_content,
+            "ListHubContentVersions": self._hub_versions,
             "ListServiceQuotas": self._list_quotas,
             "GetProducts": self._products,
             "GetResources": self._resources,
@@ -291,7 +295,36 @@ class SageMakerServer(AwsJsonServer):
         rows += [{"ResourceARN": arn, "Tags": []} for arn in sorted(self.tagged_late)]
         return self._paged(rows, "ResourceTagMappingList", request, "PaginationToken")
 
-    # --- quotas and prices ---
+    # --- hub, quotas and prices ---
+
+    def _hub_content(self, request: dict[str, Any]) -> Mapping[str, Any]:
+        row = self._hub_row(request)
+        hub = request["HubName"].rpartition("/")[2]
+        return {
+            **row,
+            "HubName": hub,
+            "HubArn": row["HubContentArn"].partition(":hub-content")[0] + f":hub/{hub}",
+            "HubContentDocument": json.dumps(self.hub[row["HubContentType"], row["HubContentName"]]),
+        }
+
+    def _hub_versions(self, request: dict[str, Any]) -> Mapping[str, Any]:
+        return {"HubContentSummaries": [self._hub_row(request)]}
+
+    def _hub_row(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """What a hub says of its content; all of it is in version 1.0.0."""
+        kind, name, hub = (request[member] for member in ("HubContentType", "HubContentName", "HubName"))
+        if (kind, name) not in self.hub:
+            raise Refusal(400, "ResourceNotFound", f"Hub content {name} of type {kind} does not exist.")
+        path = f"hub-content/{hub.rpartition('/')[2]}/{kind}/{name}/1.0.0"
+        return {
+            "HubContentName": name,
+            "HubContentArn": f"{arn_of('Model', '').removesuffix('model/')}{path}",
+            "HubContentVersion": "1.0.0",
+            "HubContentType": kind,
+            "DocumentSchemaVersion": "2.3.0",
+            "HubContentStatus": "Available",
+            "CreationTime": 1.0,
+        }
 
     def _list_quotas(self, request: dict[str, Any]) -> Mapping[str, Any]:
         rows = [
