@@ -14,7 +14,7 @@ from ragctl.rehearsal import Rehearsal, Rehearsed, Tally, sizes_of
 from ragctl.sampling import ZERO, Amount, File, Sample
 
 if TYPE_CHECKING:
-    from ragctl.adapters.base import IndexSpec, VectorStore
+    from ragctl.adapters.base import VectorStore
     from ragctl.ingest import Progress, Work
     from ragctl.manifest import Failure, Ledger
 
@@ -58,11 +58,13 @@ class Before:
     queried: Amount
 
     @classmethod
-    def of(cls, ledger: Ledger, store: VectorStore, spec: IndexSpec) -> Before:
+    def of(cls, rehearsal: Rehearsal) -> Before:
         """Look at some records of the index that the ledger knows."""
+        store, ledger = rehearsal.store, rehearsal.ledger
         chunks = ledger.counts()[1]
-        keys = ledger.sample_keys(min(KNOWN_RECORDS, store.limits.get_keys)) if chunks else []
-        sizes = [sizes_of(record, spec) for record in store.get(keys).values()] if keys else []
+        wanted = min(KNOWN_RECORDS, store.limits.get_keys) if rehearsal.exists and chunks else 0
+        records = store.get(ledger.sample_keys(wanted)).values() if wanted else ()
+        sizes = [sizes_of(record, rehearsal.spec) for record in records]
         return cls(chunks, _mean([size[0] for size in sizes]), _mean([size[1] for size in sizes]))
 
 
@@ -70,7 +72,7 @@ def figures(
     rehearsal: Rehearsal, work: Work, sampling: Sampling | None, progress: Progress, tick: Tick
 ) -> Figures:
     """Rehearse the plan; `sampling` None: every file, however many there are."""
-    before = Before.of(rehearsal.ledger, rehearsal.store, rehearsal.spec)
+    before = Before.of(rehearsal)
     bounds = sampling or Sampling(2**63, 2**63)
     sample = Sample(_files(work), most_files=bounds.files, most_bytes=bounds.size)
     if sample.is_whole:
