@@ -19,6 +19,7 @@ from ragctl.commands import (
     ingest,
     ledger,
     plan,
+    prices,
     query,
     teardown,
     verify,
@@ -44,6 +45,7 @@ app.command("teardown")(teardown.command)
 app.command("verify")(verify.command)
 app.command("doctor")(doctor.command)
 app.command("failures")(failures.command)
+app.add_typer(prices.app, name="prices")
 app.add_typer(ledger.app, name="ledger")
 app.add_typer(config.app, name="config")
 

@@ -91,9 +91,15 @@ class Prices:
 
     def instance(self, instance_type: str, region: str) -> Price | None:
         """One instance of a real-time endpoint for an hour; None: unknown."""
+        return self.instances(region).get(instance_type)
+
+    def instances(self, region: str) -> dict[str, Price]:
+        """Every instance type of a region whose price is known."""
         found = self._fetched.get(region, {})
-        usd = found.get("instances", {}).get(instance_type)
-        return None if usd is None else Price(float(usd), API, date.fromisoformat(found["read"]))
+        return {
+            name: Price(float(usd), API, date.fromisoformat(found["read"]))
+            for name, usd in found.get("instances", {}).items()
+        }
 
     def s3vectors(self, region: str) -> S3VectorsPrices | None:
         """Amazon S3 Vectors; None: unknown in this region."""

@@ -144,6 +144,13 @@ def acquire(state: State, name: str, command: str, *, wait_s: float, ttl_s: floa
         time.sleep(min(1.0, max(0.05, deadline - time.monotonic())))
 
 
+def held_by(state: State, name: str) -> Holder | None:
+    """Who holds the lease `name` just now; None: nobody."""
+    found = state.read(name)
+    current = decode(found.data) if found else None
+    return None if current is None or _is_free(current) else current
+
+
 def decode(data: bytes) -> Holder | None:
     """The holder in a lease file; None where the file is damaged, which counts as no lease."""
     try:
