@@ -199,6 +199,7 @@ class EvalBill:
         self._lock = threading.Lock()
         self._usd = 0.0
         self._asked = self._under_way = 0
+        self.is_spent = False  # some question was not asked, because the cap does not bear it
 
     @classmethod
     def of(cls, experiment: Experiment) -> Self:
@@ -233,12 +234,13 @@ class EvalBill:
     def to_json(self) -> dict[str, Any]:
         """Costs in US dollars; null where unknown."""
         known = all(rate.usd is not None for rate in self._rates)
-        return {"usd": self._usd if known else None, "cap_usd": self.cap}
+        return {"usd": self._usd if known else None, "cap_usd": self.cap, "cap_met": self.is_spent}
 
     def _begin(self) -> None:
         with self._lock:
             mean = self._usd / self._asked if self._asked else 0.0
             if self.cap is not None and self._usd + (self._under_way + 1) * mean > self.cap:
+                self.is_spent = True
                 raise Refused(
                     f"budget.eval_usd is reached: {self._asked:,} questions cost ${self._usd:.4f}, the next one would "
                     f"go past ${self.cap:g}",

@@ -50,7 +50,7 @@ def command(
     output = setup(json_output=json_output, quiet=quiet, verbose=verbose, log_json=log_json)
     experiments = load_each(config, overrides, index)
     resources = [
-        resource for one in experiments for resource in _create(one, upgrade=upgrade, dry_run=dry_run)
+        resource for one in experiments for resource in perform(one, upgrade=upgrade, dry_run=dry_run)
     ]
 
     def show() -> None:
@@ -64,7 +64,8 @@ def command(
     )
 
 
-def _create(experiment: Experiment, *, upgrade: bool, dry_run: bool) -> list[Resource]:
+def perform(experiment: Experiment, *, upgrade: bool, dry_run: bool) -> list[Resource]:
+    """Make the index, or those of its tenants."""
     from ragctl import indexes
     from ragctl.adapters import open_embedder, open_store, s3vectors_store
     from ragctl.state import open_state

@@ -56,7 +56,7 @@ def command(
     if not wants_models(experiment):
         _show_nothing(experiment, output)
         return
-    outcome, run = _deploy(experiment, output, replace=replace, dry_run=dry_run)
+    outcome, run = perform(experiment, output, replace=replace, dry_run=dry_run)
     document = {"schema": "ragctl.deploy-models/1", "run": run, **_payload(outcome)}
     output.result(document, lambda: _show(outcome, run))
 
@@ -70,7 +70,7 @@ def _show_nothing(experiment: Experiment, output: Output) -> None:
     )
 
 
-def _deploy(
+def perform(
     experiment: Experiment, output: Output, *, replace: bool, dry_run: bool
 ) -> tuple[Outcome, str | None]:
     """What became of the models, and where the record of the run is."""
@@ -91,14 +91,14 @@ def _deploy(
         stopping_on_signals(stop),
     ):
         try:
-            outcome = deploy(experiment, means, replace_differing=replace, stop=stop, tell=_teller(output))
+            outcome = deploy(experiment, means, replace_differing=replace, stop=stop, tell=teller(output))
         except Interrupted:
             raise KeyboardInterrupt from None
         run.finish("done", _payload(outcome))
     return outcome, str(run.path)
 
 
-def _teller(output: Output) -> Any:
+def teller(output: Output) -> Any:
     """Prints what happens with the minutes since the start: endpoints take their time."""
     started = monotonic()
 
@@ -123,7 +123,7 @@ def _payload(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def _show(outcome: Outcome, run: str | None) -> None:
+def show(outcome: Outcome, run: str | None) -> None:
     from ragctl.cost import per_hour
 
     for resource in outcome.resources:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from ragctl.query import QueryEngine
     from ragctl.records import Answer
     from ragctl.report import Run
+    from ragctl.spending import EvalBill
 
 
 def command(
@@ -77,45 +78,67 @@ def command(
             lambda: typer.echo(f"would ask {len(questions):,} questions"),
         )
         return
-    done = {one.store.index: _evaluate(one, evaluation, questions, output) for one in experiments}
+    done = perform(experiments, evaluation, questions, output)
     output.results(
         {name: one.to_json() for name, one in done.items()},
-        lambda name: _show(done[name], name if len(done) > 1 else None),
+        lambda name: show(done[name], name if len(done) > 1 else None),
     )
-    try:
-        for one in done.values():
-            _track(one, output)
-    finally:
-        _end(
-            [one.evaluated for one in done.values()]
-        )  # a gate that is not met outweighs an MLflow that cannot be reached
+    conclude(list(done.values()), output)
 
 
 @dataclass(frozen=True, slots=True)
-class _Done:
+class Done:
     """The evaluation of one index, with its record and its page."""
 
     experiment: Experiment
     evaluated: Evaluated
     run: Run
     page: Path
+    bill: EvalBill
 
     def to_json(self) -> dict[str, object]:
-        return self.evaluated.to_json(str(self.run.path), str(self.page))
+        document = self.evaluated.to_json(str(self.run.path), str(self.page))
+        return {**document, "cost": self.bill.to_json()}
+
+
+def perform(
+    experiments: Sequence[Experiment],
+    evaluation: Evaluation,
+    questions: tuple[Question, ...],
+    output: Output,
+) -> dict[str, Done]:
+    """Evaluate one index after the other, by name, until the budget is spent."""
+    done: dict[str, Done] = {}
+    for one in experiments:
+        done[one.store.index] = found = _evaluate(one, evaluation, questions, output)
+        if found.bill.is_spent:
+            break
+    return done
+
+
+def conclude(done: Sequence[Done], output: Output) -> None:
+    """Track the evaluations, and raise what they end with."""
+    try:
+        for one in done:
+            _track(one, output)
+    finally:
+        _end(done)  # a gate that is not met outweighs an MLflow that cannot be reached
 
 
 def _evaluate(
     experiment: Experiment, evaluation: Evaluation, questions: tuple[Question, ...], output: Output
-) -> _Done:
+) -> Done:
     from ragctl.evaluate import evaluate
     from ragctl.loading import masked
     from ragctl.query import QueryEngine
     from ragctl.report import require_jinja, write_page
+    from ragctl.spending import EvalBill
     from ragctl.tracking import require_mlflow
 
     require_jinja()
     if experiment.tracking is not None:
         require_mlflow(experiment.tracking)
+    bill = EvalBill.of(experiment)
     with recording("eval", experiment) as run, QueryEngine(experiment) as engine:
         _warn_of_absent(experiment, questions)
         if questions:
@@ -123,14 +146,15 @@ def _evaluate(
                 questions[0].question, questions[0].tenant
             )  # so that latencies are those of a warm engine
         done = _Counter(len(questions), output)
-        evaluated = evaluate(
-            questions, lambda q: _ask(engine, evaluation, q), evaluation, lambda _: done.step()
-        )
+        ask = bill.limited(lambda question: _ask(engine, evaluation, question))
+        evaluated = evaluate(questions, ask, evaluation, lambda _: done.step())
         done.close()
-        run.finish("done", evaluated.payload())
+        run.finish(
+            "interrupted" if bill.is_spent else "done", {**evaluated.payload(), "cost": bill.to_json()}
+        )
     # After the record is closed: a page that cannot be written must not turn it into that of a failed run.
     page = write_page(evaluated, run, masked(experiment))
-    return _Done(experiment, evaluated, run, page)
+    return Done(experiment, evaluated, run, page, bill)
 
 
 def _warn_of_absent(experiment: Experiment, questions: tuple[Question, ...]) -> None:
@@ -166,7 +190,7 @@ def _ask(engine: QueryEngine, evaluation: Evaluation, question: Question) -> Ans
     return engine.ask(question.question, options)
 
 
-def _track(done: _Done, output: Output) -> None:
+def _track(done: Done, output: Output) -> None:
     """Log to MLflow where the experiment says so; the evaluation is saved by then, whatever happens here."""
     experiment, run = done.experiment, done.run
     if experiment.tracking is None:
@@ -207,7 +231,7 @@ class _Counter:
             self._bar.close()
 
 
-def _show(done: _Done, index: str | None) -> None:
+def show(done: Done, index: str | None) -> None:
     from rich.console import Console
 
     from ragctl.report import render_table
@@ -226,9 +250,15 @@ def _show(done: _Done, index: str | None) -> None:
     typer.echo(f"report: {shown(done.page)}")
 
 
-def _end(done: Sequence[Evaluated]) -> None:
-    from ragctl.errors import GateFailed, GateUndecided, PartialFailure
+def _end(results: Sequence[Done]) -> None:
+    from ragctl.errors import GateFailed, GateUndecided, PartialFailure, Refused
 
+    if any(result.bill.is_spent for result in results):
+        raise Refused(
+            "budget.eval_usd is reached: the other questions were not asked; what was answered is in the report",
+            hint="raise budget.eval_usd, or ask fewer questions",
+        )
+    done = [result.evaluated for result in results]
     verdicts = {evaluated.gate.verdict for evaluated in done}
     if "fail" in verdicts:
         raise GateFailed("the gate is not met")

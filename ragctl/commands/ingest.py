@@ -85,12 +85,12 @@ def command(
 
     saved = _saved(plan, checksum=checksum, only_failed=only_failed)
     options = IngestOptions(dry_run, max_delete, checksum, only_failed, seconds(wait, "--wait"), saved)
-    done = {result.index: (result, run) for result, run in _ingest_each(experiments, options, output)}
+    done = {result.index: (result, run) for result, run in perform(experiments, options, output)}
     output.results(
         {index: result.to_json(run) for index, (result, run) in done.items()},
-        lambda index: _show(*done[index]),
+        lambda index: show(*done[index]),
     )
-    _end([result for result, _ in done.values()])
+    conclude([result for result, _ in done.values()])
 
 
 def _saved(plan: Path | None, *, checksum: bool, only_failed: bool) -> SavedPlan | None:
@@ -104,7 +104,7 @@ def _saved(plan: Path | None, *, checksum: bool, only_failed: bool) -> SavedPlan
     return SavedPlan.read(plan)
 
 
-def _ingest_each(
+def perform(
     experiments: Sequence[Experiment], options: IngestOptions, output: Output
 ) -> Iterator[tuple[IngestResult, str | None]]:
     """Ingest into one index after the other, until told to stop."""
@@ -138,7 +138,7 @@ def _ingest(
         display.close()
 
 
-def _show(result: IngestResult, run: str | None) -> None:
+def show(result: IngestResult, run: str | None) -> None:
     c = result.counts
     if result.dry_run:
         p = result.planned
@@ -181,7 +181,8 @@ def _show(result: IngestResult, run: str | None) -> None:
         typer.echo(f"  report: {shown(run)}")
 
 
-def _end(results: Sequence[IngestResult]) -> None:
+def conclude(results: Sequence[IngestResult]) -> None:
+    """Raise what the runs end with."""
     from ragctl.errors import PartialFailure, Refused
 
     if any(result.interrupted for result in results):
