@@ -58,7 +58,7 @@ def command(
         return
     outcome, run = perform(experiment, output, replace=replace, dry_run=dry_run)
     document = {"schema": "ragctl.deploy-models/1", "run": run, **_payload(outcome)}
-    output.result(document, lambda: _show(outcome, run))
+    output.result(document, lambda: show(outcome, run))
 
 
 def _show_nothing(experiment: Experiment, output: Output) -> None:
