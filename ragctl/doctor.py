@@ -116,7 +116,8 @@ def checks(experiment: Experiment, path: Path) -> Iterator[tuple[str, bool, Look
     yield "index", experiment.store.kind == "s3vectors", partial(_index, experiment)
     if aws:
         evaluates = ("eval",) if experiment.evaluation else ()
-        for command in ("create-index", "ingest", "query", *evaluates):
+        deploys = ("deploy-models",) if "deployment" in iam.parts(experiment) else ()
+        for command in (*deploys, "create-index", "ingest", "query", *evaluates):
             yield f"permissions of {command}", True, partial(_permissions, experiment, command)
     if experiment.tracking is not None:
         yield "tracking", experiment.tracking.uri.startswith("arn:"), partial(_tracking, experiment)
@@ -151,8 +152,7 @@ def _packages(experiment: Experiment) -> str:
     }
     wanted |= {"eval": "evaluation"} if experiment.evaluation else {}
     wanted |= {"tokens": "chunking.tokenizer"} if experiment.chunking.tokenizer else {}
-    deployed = (experiment.embedding, experiment.generation)
-    if any(section.kind == "sagemaker" and section.model for section in deployed):
+    if "deployment" in iam.parts(experiment):
         wanted["jumpstart"] = "deploy-models"
     for extra, what in wanted.items():
         if extra is not None and find_spec(PACKAGES[extra]) is None:
@@ -217,7 +217,8 @@ def _state(experiment: Experiment) -> str:
 def _index(experiment: Experiment) -> str:
     from ragctl.state import open_state
 
-    each = tenancy.per_index(experiment, open_state(experiment))
+    state = open_state(experiment)
+    each = [one for named in indexes.named(experiment) for one in tenancy.per_index(named, state)]
     if not each:
         raise NotFound("no tenant has an index yet", hint="ragctl ingest CONFIG")
     for one in each:

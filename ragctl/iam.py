@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 # --- commands --------------------------------------------------------------------------------------------
 
-CREATE, INGEST, QUERY, EVAL = "create-index", "ingest", "query", "eval"
+CREATE, PLAN, INGEST, QUERY, EVAL = "create-index", "plan", "ingest", "query", "eval"
 VERIFY, REBUILD, FAILURES = "verify", "ledger rebuild", "failures"
 DEPLOY, TEARDOWN, DOCTOR = "deploy-models", "teardown", "doctor"
-COMMANDS: Final = (CREATE, INGEST, QUERY, EVAL, VERIFY, REBUILD, FAILURES, DEPLOY, TEARDOWN, DOCTOR)
+COMMANDS: Final = (CREATE, PLAN, INGEST, QUERY, EVAL, VERIFY, REBUILD, FAILURES, DEPLOY, TEARDOWN, DOCTOR)
 
-_READS_INDEX = (CREATE, INGEST, QUERY, EVAL, VERIFY, REBUILD, TEARDOWN, DOCTOR)
+_READS_INDEX = (CREATE, PLAN, INGEST, QUERY, EVAL, VERIFY, REBUILD, TEARDOWN, DOCTOR)
 _EMBEDS = (
     CREATE,
     INGEST,
@@ -45,10 +45,12 @@ KEY: Final = "{kms_key}"
 SOURCE: Final = "arn:{partition}:s3:::{source_bucket}"
 SOURCE_FILES: Final = "arn:{partition}:s3:::{source_bucket}/{source_prefix}*"
 STATE: Final = "arn:{partition}:s3:::{state_bucket}"
+CACHE: Final = "arn:{partition}:s3:::{cache_bucket}"
+CACHE_FILES: Final = "arn:{partition}:s3:::{cache_bucket}/{cache_prefix}*"
 STATE_FILES: Final = "arn:{partition}:s3:::{state_bucket}/{state_prefix}*"
 ENDPOINTS: Final = {
     role: f"arn:{{partition}}:sagemaker:{{region}}:{{account}}:endpoint/{{{role}_endpoint}}"
-    for role in ("embedding", "generation")
+    for role in ("embedding", "generation", "reranking")
 }
 MODELS: Final = {role: f"{{{role}_model}}" for role in ("embedding", "generation", "reranking")}
 GUARDRAIL: Final = "arn:{partition}:bedrock:{region}:{account}:guardrail/{guardrail}"
@@ -119,19 +121,19 @@ def _s3vectors() -> Iterator[Right]:
         "GetVectorBucket ListIndexes ListTagsForResource DeleteVectorBucket",
         VECTOR_BUCKET,
         service=service,
-        when="where the vector bucket goes, too",
+        when="with --bucket or --all",
     )
     yield _right("store: kms", (CREATE,), "GenerateDataKey", KEY, service="kms")
     yield _right("store: kms", (INGEST, QUERY, EVAL, VERIFY, REBUILD), "Decrypt", KEY, service="kms")
 
 
 def _s3() -> Iterator[Right]:
-    listing = (INGEST, VERIFY, REBUILD, DOCTOR)
+    listing = (PLAN, INGEST, VERIFY, REBUILD, DOCTOR)
     yield _right("source: s3", listing, "ListBucket", SOURCE, service="s3")
     yield _right("source: s3", (CREATE, FAILURES), "ListBucket", SOURCE, service="s3", when=_BY_TENANT)
-    yield _right("source: s3", (INGEST, VERIFY, DOCTOR), "GetObject", SOURCE_FILES, service="s3")
+    yield _right("source: s3", (PLAN, INGEST, VERIFY, DOCTOR), "GetObject", SOURCE_FILES, service="s3")
     # Without ListBucket a file that is not there yet looks like one that may not be read.
-    reads = (*_WRITES_STATE, VERIFY, FAILURES, EVAL, DEPLOY)
+    reads = (*_WRITES_STATE, PLAN, VERIFY, FAILURES, EVAL, DEPLOY)
     yield _right("state: s3", reads, "GetObject", STATE_FILES, service="s3")
     yield _right("state: s3", reads, "ListBucket", STATE, service="s3")
     yield _right("state: s3", (*_WRITES_STATE, DEPLOY), "PutObject", STATE_FILES, service="s3")
@@ -143,6 +145,8 @@ def _s3() -> Iterator[Right]:
     yield _right("state: s3", (CREATE, QUERY), "GetObject", STATE_FILES, service="s3", when=when)
     yield _right("state: s3", (CREATE, QUERY), "ListBucket", STATE, service="s3", when=when)
     yield _right("state: s3", (CREATE,), "PutObject", STATE_FILES, service="s3", when=_BY_TENANT)
+    yield _right("cache: s3", (INGEST,), "GetObject PutObject", CACHE_FILES, service="s3")
+    yield _right("cache: s3", (INGEST,), "ListBucket", CACHE, service="s3")
 
 
 def _models() -> Iterator[Right]:
@@ -158,6 +162,9 @@ def _models() -> Iterator[Right]:
         "InvokeEndpointWithResponseStream",
         ENDPOINTS["generation"],
         service="sagemaker",
+    )
+    yield _right(
+        "reranking: sagemaker", _ANSWERS, "InvokeEndpoint", ENDPOINTS["reranking"], service="sagemaker"
     )
     yield _right("embedding: bedrock", _EMBEDS, "InvokeModel", MODELS["embedding"], service="bedrock")
     yield _right("generation: bedrock", _ANSWERS, "InvokeModel", MODELS["generation"], service="bedrock")
@@ -184,24 +191,27 @@ def _models() -> Iterator[Right]:
 def _deployment() -> Iterator[Right]:
     part, service = "deployment", "sagemaker"
     both = (DEPLOY, TEARDOWN)
+    looks = (PLAN, *both)
     kinds = ("Model", "EndpointConfig", "Endpoint", "InferenceComponent")
-    yield _right(part, (DEPLOY,), " ".join(f"Create{kind}" for kind in kinds), *DEPLOYED, service=service)
-    yield _right(part, both, " ".join(f"Describe{kind}" for kind in kinds), *DEPLOYED, service=service)
-    # deploy-models takes back what it made when something fails.
-    yield _right(part, both, " ".join(f"Delete{kind}" for kind in kinds), *DEPLOYED, service=service)
-    yield _right(part, both, "ListTags", *DEPLOYED, service=service)
-    yield _right(part, (DEPLOY,), "AddTags DeleteTags UpdateEndpoint", *DEPLOYED, service=service)
+    for kind, resource in zip(kinds, DEPLOYED, strict=True):
+        yield _right(part, (DEPLOY,), f"Create{kind}", resource, service=service)
+        yield _right(part, looks, f"Describe{kind}", resource, service=service)
+        # deploy-models takes back what it made when something fails.
+        yield _right(part, both, f"Delete{kind}", resource, service=service)
+    yield _right(part, looks, "ListTags", *DEPLOYED, service=service)
+    yield _right(part, (DEPLOY,), "AddTags DeleteTags", *DEPLOYED, service=service)
+    yield _right(part, (DEPLOY,), "UpdateEndpoint", *DEPLOYED[1:3], service=service, when="with --replace")
     yield _right(part, both, " ".join(f"List{kind}s" for kind in kinds), ANY, service=service)
     yield _right(
         part, both, "tag:GetResources", ANY, when="finds what no record names; teardown --orphans needs it"
     )
     yield _right(part, (DEPLOY,), "iam:PassRole", "{role}")
-    yield _right(part, (DEPLOY,), "s3:GetObject", "arn:{partition}:s3:::jumpstart-cache-prod-{region}/*")
-    yield _right(part, (DEPLOY,), "pricing:GetProducts", ANY, when="tells what it costs")
+    yield _right(part, (PLAN, DEPLOY), "s3:GetObject", "arn:{partition}:s3:::jumpstart-cache-prod-{region}/*")
+    yield _right(part, (PLAN, DEPLOY), "pricing:GetProducts", ANY, when="tells what it costs")
     yield _right(
-        part, (DEPLOY,), "servicequotas:ListServiceQuotas", ANY, when="tells a quota before it is met"
+        part, (PLAN, DEPLOY), "servicequotas:ListServiceQuotas", ANY, when="tells a quota before it is met"
     )
-    yield _right(part, (DEPLOY,), "sagemaker:DescribeHubContent", ANY, when="with deployment.hub")
+    yield _right(part, (PLAN, DEPLOY), "sagemaker:DescribeHubContent", ANY, when="with deployment.hub")
     scaling = "with autoscaling"
     yield _right(
         part,
@@ -272,8 +282,13 @@ def parts(experiment: Experiment) -> set[str]:
         named.add("generation: guardrail")
     if experiment.state.startswith("s3://"):
         named.add("state: s3")
+    if experiment.cache is not None and experiment.cache.path.startswith("s3://"):
+        named.add("cache: s3")
     if experiment.tracking is not None and experiment.tracking.uri.startswith("arn:"):
         named.add("tracking: sagemaker")
+    sections = (experiment.embedding, experiment.generation, experiment.reranking)
+    if any(section is not None and section.kind == "sagemaker" and section.model for section in sections):
+        named.add("deployment")
     return named & {right.part for right in RIGHTS}
 
 
@@ -302,9 +317,11 @@ def resources(right: Right, experiment: Experiment, where: Mapping[str, str]) ->
 def _names(experiment: Experiment, where: Mapping[str, str]) -> Iterator[dict[str, str]]:
     """What stands for the placeholders: once for each source in a bucket, and once where there is none."""
     names = {**where, **_store_names(experiment), **_model_names(experiment, where)}
-    if experiment.state.startswith("s3://"):
-        bucket, _, prefix = experiment.state.removeprefix("s3://").partition("/")
-        names |= {"state_bucket": bucket, "state_prefix": f"{prefix.strip('/')}/".lstrip("/")}
+    cache = experiment.cache.path if experiment.cache else ""
+    for name, place in (("state", experiment.state), ("cache", cache)):
+        if place.startswith("s3://"):
+            bucket, _, prefix = place.removeprefix("s3://").partition("/")
+            names |= {f"{name}_bucket": bucket, f"{name}_prefix": f"{prefix.strip('/')}/".lstrip("/")}
     if experiment.tracking is not None:
         names["tracking"] = experiment.tracking.uri
     buckets = [source for source in experiment.sources if source.kind == "s3"]
@@ -319,7 +336,8 @@ def _store_names(experiment: Experiment) -> dict[str, str]:
     if store.kind != "s3vectors":
         return {}
     each = experiment.tenancy is not None and experiment.tenancy.layout == "index"
-    names = {"vector_bucket": store.bucket, "index": f"{store.index}.*" if each else store.index}
+    index = store.index + ("-*" if experiment.indexes else "") + (".*" if each else "")
+    names = {"vector_bucket": store.bucket, "index": index}
     return names | ({"kms_key": store.kms_key_arn} if store.kms_key_arn else {})
 
 
@@ -332,6 +350,8 @@ def _model_names(experiment: Experiment, where: Mapping[str, str]) -> dict[str, 
             names[f"{role}_model"] = model_arn(section.model, where)
         elif kind == "sagemaker" and section.endpoint:
             names[f"{role}_endpoint"] = section.endpoint
+    if experiment.deployment.role_arn:
+        names["role"] = experiment.deployment.role_arn
     generation = experiment.generation
     if generation.kind == "bedrock" and generation.guardrail:
         names["guardrail"] = generation.guardrail.rpartition("/")[2]
@@ -367,7 +387,7 @@ The least that each command needs, by the parts of the experiment that are on AW
 that yours has, and put your own names in for the words in capitals. `ragctl doctor CONFIG` tells what is missing.
 
 - Outside of the partition `aws`, ARNs begin with `arn:aws-cn:` or `arn:aws-us-gov:`.
-- With `tenancy.layout: index` the index is `INDEX.*`; a role for one tenant names that tenant's index alone. Rights end
+- With several `indexes` the index is `INDEX-*`. With `tenancy.layout: index` it is `INDEX.*`; a role for one tenant names that tenant's index alone. Rights end
   at the index: with `layout: filter`, whoever may query the index directly may read every tenant's documents.
 - An inference profile of Bedrock needs its own ARN and those of the models that it may send to, in each region.
 - `s3:*` says nothing about vectors: S3 Vectors has actions of its own. For an index with a KMS key,

@@ -19,6 +19,7 @@ from ragctl.adapters.aws import PERMISSIONS
 from ragctl.errors import PermissionDenied
 from ragctl.loading import load
 from tests.cli import experiment
+from tests.experiments import experiment as in_memory
 from tests.servers.bedrock import RERANKER, TITAN, WRITER, BedrockServer
 from tests.servers.model_check import service_model
 from tests.servers.s3vectors import S3VectorsServer
@@ -64,6 +65,74 @@ def test_policies_are_well_formed() -> None:
         assert len(set(names)) == len(names)
         assert all(re.fullmatch(r"[A-Za-z0-9]+", name) for name in names)
         assert "{" not in json.dumps([statement["Resource"] for statement in statements])
+
+
+WHERE = {"partition": "aws-cn", "region": "cn-north-1", "account": "123456789012"}
+VECTORS = {"kind": "s3vectors", "bucket": "papers", "index": "docs"}
+BY_TENANT = {
+    "tenancy": {"key": "c", "layout": "index"},
+    "sources": [
+        {"kind": "s3", "name": "docs", "bucket": "files", "prefix": "in/", "metadata": {"c": "acme"}}
+    ],
+}
+
+
+def resources_of(command: str, action: str, **sections: Any) -> list[str]:
+    experiment = in_memory(**sections)
+    rights = [right for right in iam.needed(experiment, command) if action in right.actions]
+    return [arn for right in rights for arn in iam.resources(right, experiment, WHERE)]
+
+
+@pytest.mark.parametrize(
+    ("sections", "action", "arns"),
+    [
+        ({}, "s3vectors:PutVectors", []),
+        ({"store": VECTORS}, "s3vectors:PutVectors", ["bucket/papers/index/docs"]),
+        (
+            {"store": VECTORS, "indexes": {"fine": {"chunking": {"size": 99}}}},
+            "s3vectors:PutVectors",
+            ["bucket/papers/index/docs-ragctl-doctor"],
+        ),
+        (
+            {"store": VECTORS, **BY_TENANT},
+            "s3vectors:PutVectors",
+            ["bucket/papers/index/docs.ragctl-doctor"],
+        ),
+        ({"state": "s3://state"}, "s3:PutObject", ["state/ragctl-doctor"]),
+        ({"state": "s3://state/of/mine/"}, "s3:PutObject", ["state/of/mine/ragctl-doctor"]),
+        ({"cache": {"path": "s3://cache/x"}}, "s3:PutObject", ["cache/x/ragctl-doctor"]),
+        (BY_TENANT, "s3:GetObject", ["files/in/ragctl-doctor"]),
+        (
+            {"embedding": {"kind": "sagemaker", "endpoint": "mine", "family": "tei"}},
+            "sagemaker:InvokeEndpoint",
+            ["endpoint/mine"],
+        ),
+        ({"embedding": {"kind": "sagemaker", "model": "from-the-record"}}, "sagemaker:InvokeEndpoint", []),
+        (
+            {"embedding": {"kind": "bedrock", "model": "eu.cohere.embed-v4:0"}},
+            "bedrock:InvokeModel",
+            ["123456789012:inference-profile/eu.cohere.embed-v4:0"],
+        ),
+    ],
+)
+def test_resources_are_those_that_the_experiment_names(
+    sections: dict[str, Any], action: str, arns: list[str]
+) -> None:
+    """In its partition; a name is made up where a right is about all below a prefix, and left out where none is known."""
+    found = resources_of("ingest", action, **sections)
+    assert all(arn.startswith("arn:aws-cn:") for arn in found)
+    assert [arn.endswith(end) for arn, end in zip(found, arns, strict=True)] == [True] * len(arns)
+
+
+def test_models_that_deploy_models_makes_need_rights_of_their_own() -> None:
+    """Only where the experiment names a JumpStart model; the role to pass is the one of the config."""
+    role = "arn:aws:iam::123456789012:role/models"
+    section = {"kind": "sagemaker", "model": "a-model"}
+    assert resources_of(
+        "deploy-models", "iam:PassRole", embedding=section, deployment={"role_arn": role}
+    ) == [role]
+    named = {"kind": "sagemaker", "endpoint": "mine", "family": "tei"}
+    assert iam.needed(in_memory(embedding=named), "deploy-models") == []
 
 
 # --- every call in the code has its line in the table ----------------------------------------------------
@@ -189,6 +258,7 @@ class Cloud:
 
 USES = [
     ("create-index", ()),
+    ("plan", ()),
     ("ingest", ()),
     ("query", ("How long is the warranty?",)),
     ("verify", ("--full",)),
