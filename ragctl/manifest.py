@@ -320,10 +320,16 @@ class Ledger:
         return True
 
     def declare(self, documents: Iterable[str], keys: Iterable[str]) -> None:
-        """Before a put: these documents are being rewritten, and these keys are new to the store."""
+        """Before a put: these documents are being rewritten, and these keys are new to the store.
+
+        Their files are not done, either: one that is put back as it was, with its old stamp, must be looked at.
+        """
+        ids = [(document_id,) for document_id in documents]
         with self._transaction():
+            self._db.executemany("UPDATE documents SET done = 0 WHERE id = ? AND done", ids)
             self._db.executemany(
-                "UPDATE documents SET done = 0 WHERE id = ? AND done", ((d,) for d in documents)
+                "UPDATE files SET done = 0 WHERE done AND id = (SELECT file FROM documents WHERE documents.id = ?)",
+                ids,
             )
             self._db.executemany("INSERT OR IGNORE INTO loose VALUES (?)", ((key,) for key in keys))
 

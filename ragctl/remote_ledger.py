@@ -66,10 +66,15 @@ class RemoteLedger(Ledger):
         return True
 
     def _take_journal(self) -> None:
-        """Take over what a run that died announced: its keys are loose, its documents not done."""
+        """Take over what a run that died announced: its keys are loose, its documents not done.
+
+        A run may die after it published and before it removed its journal: what documents vouch for is not loose.
+        """
         for name in self._state.names(self._journal):
             found = self._state.read(name)
             if found is not None:
                 declared = json.loads(found.data)
-                super().declare(declared["documents"], declared["keys"])
+                rows = [self.document(document_id) for document_id in declared["documents"]]
+                vouched = {key for row in rows if row is not None for key in row.keys}
+                super().declare(declared["documents"], [k for k in declared["keys"] if k not in vouched])
                 self._announced.append(name)
