@@ -21,6 +21,7 @@ from ragctl.commands import (
     plan,
     prices,
     query,
+    run,
     teardown,
     verify,
 )
@@ -41,6 +42,7 @@ app.command("ingest")(ingest.command)
 app.command("query")(query.command)
 app.command("eval")(evaluate.command)
 app.command("deploy-models")(deploy_models.command)
+app.command("run")(run.command)
 app.command("teardown")(teardown.command)
 app.command("verify")(verify.command)
 app.command("doctor")(doctor.command)

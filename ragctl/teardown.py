@@ -309,9 +309,13 @@ def models(experiment: Experiment, selection: Selection = "stack") -> Models:
 
 
 def remove_models(
-    found: Models, prices: Callable[[str], Price | None], tell: Callable[[str], None] = lambda _: None
+    found: Models,
+    prices: Callable[[str], Price | None],
+    tell: Callable[[str], None] = lambda _: None,
+    *,
+    keep: Collection[Ref] = (),
 ) -> list[Resource]:
-    """Remove what is planned and bring the record up to date; `prices` are of instance types.
+    """Remove what is planned and bring the record up to date; `prices` are of instance types, `keep` stays.
 
     Raises ServiceError (exit 8) naming what still exists and what it costs; LeaseHeld while it is being deployed.
     """
@@ -322,6 +326,7 @@ def remove_models(
         with hold(found.state, deployment.LEASE, "teardown"):
             record, version = deployment.read(found.state)
             refs |= record.resources if record else set()  # absent ones leave the record as well
+            refs -= set(keep)
             outcome = remove(found.control, refs, tell=tell)
             if record is not None:
                 _forget(found.state, record.without(gone(outcome)), version)

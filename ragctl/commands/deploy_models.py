@@ -57,7 +57,7 @@ def command(
         _show_nothing(experiment, output)
         return
     outcome, run = perform(experiment, output, replace=replace, dry_run=dry_run)
-    document = {"schema": "ragctl.deploy-models/1", "run": run, **_payload(outcome)}
+    document = {"schema": "ragctl.deploy-models/1", "run": run, **payload(outcome)}
     output.result(document, lambda: show(outcome, run))
 
 
@@ -94,7 +94,7 @@ def perform(
             outcome = deploy(experiment, means, replace_differing=replace, stop=stop, tell=teller(output))
         except Interrupted:
             raise KeyboardInterrupt from None
-        run.finish("done", _payload(outcome))
+        run.finish("done", payload(outcome))
     return outcome, str(run.path)
 
 
@@ -108,7 +108,8 @@ def teller(output: Output) -> Any:
     return tell
 
 
-def _payload(outcome: Outcome) -> dict[str, Any]:
+def payload(outcome: Outcome) -> dict[str, Any]:
+    """What run.json keeps of it."""
     return {
         "resources": [asdict(resource) for resource in outcome.resources],
         "models": {

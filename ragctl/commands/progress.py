@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from time import monotonic
+from types import FrameType
 from typing import TYPE_CHECKING
 
 import typer
@@ -57,11 +58,16 @@ class IngestDisplay:
 @contextmanager
 def stopping_on_signals(stop: threading.Event) -> Iterator[None]:
     """The first SIGINT or SIGTERM sets `stop`, so that what is in flight is finished and saved; the second ends the
-    process at once, which is safe as well: the ledger is saved in whole transactions.
+    process at once, which is safe as well: the ledger is saved in whole transactions. Where somebody around us has
+    something to clean up and takes signals for it, the second is theirs.
     """
+    default = (signal.SIG_DFL, signal.SIG_IGN, signal.default_int_handler, None)
 
-    def handle(number: int, _: object) -> None:
+    def handle(number: int, frame: FrameType | None) -> None:
         if stop.is_set():
+            outer = before[signal.Signals(number)]
+            if callable(outer) and outer not in default:
+                outer(number, frame)
             os._exit(130)
         stop.set()
         typer.echo(
