@@ -18,6 +18,7 @@ from ragctl.errors import (
     ConfigError,
     CredentialsError,
     InputRefused,
+    LeaseHeld,
     NotFound,
     PermissionDenied,
     QuotaExceeded,
@@ -127,7 +128,15 @@ class EmbedQueue:
     @staticmethod
     def is_fatal(error: RagctlError) -> bool:
         """True for an error that every further call would meet."""
-        fatal = (CredentialsError, PermissionDenied, NotFound, QuotaExceeded, StateError, ConfigError)
+        fatal = (
+            CredentialsError,
+            PermissionDenied,
+            NotFound,
+            QuotaExceeded,
+            StateError,
+            ConfigError,
+            LeaseHeld,
+        )
         return isinstance(error, fatal)
 
     def _cut(self, *, drain: bool) -> list[Wanted]:

@@ -75,6 +75,7 @@ class IngestResult:
     restored: bool = False  # the index had lost chunks that the ledger knew
     dry_run: bool = False
     bill: IngestBill | None = None  # None: nothing was done
+    gave_up: bool = False  # ended early, because more failed than `ingest.fail_threshold` allows
 
     @property
     def over_budget(self) -> bool:
@@ -119,6 +120,7 @@ class IngestResult:
             "bytes": c.bytes,
             "stages": {name: round(seconds, 3) for name, seconds in self.stages.items()},
             "restored": self.restored,
+            "gave_up": self.gave_up,
             "cost": self.bill.to_json() if self.bill else None,
             "failures": [{"document": f.document, "stage": f.stage, "error": f.error} for f in self.failures],
         }
@@ -246,12 +248,12 @@ class _Run:
         self._clean()  # what a run that was killed left behind
         known = KnownTexts(key for row in work.vanished() for key in row.keys)
         pipeline = self._progress.pipeline = Pipeline(
-            s, counts, known, self._progress.stopping, self._progress.bill
+            s, counts, known, self._progress.stopping, self._progress.bill, files=self._progress.files
         )
         if self._progress.files:
             pipeline.run(work.todos(), tick)
         interrupted = self._progress.stopping.is_set()
-        if not (interrupted or self._progress.bill.is_spent):
+        if not (interrupted or pipeline.gave_up or self._progress.bill.is_spent):
             self._prune(work, pipeline)
         self._clean()
         if counts.written + counts.removed > before:
@@ -272,6 +274,7 @@ class _Run:
             work.planned,
             restored,
             bill=self._progress.bill,
+            gave_up=pipeline.gave_up,
         )
 
     def _match_index(self) -> bool:

@@ -55,7 +55,9 @@ log = logging.getLogger("ragctl.ingest")
 
 MESSAGES_AHEAD = 4  # messages of workers that may wait for the conductor
 CHUNK_BYTES = 1_500  # of the objects that a chunk is made of, beside its text and vector
-PATIENCE_S = 30.0  # records wait so long at most for their put to fill up; also the time for a graceful stop
+PATIENCE_S = 30.0  # records wait so long at most for their put to fill up
+STOP_S = 25.0  # for what is in flight when a run is told to stop
+PUT_FAILURES_IN_A_ROW = 3  # batches that fail with no success between: the store is down
 SETTLE_DOCUMENTS = 5_000  # documents that one save of the ledger takes at most
 
 
@@ -162,13 +164,21 @@ class Pipeline:
         bill: IngestBill | None = None,
         *,
         embeds: bool = True,
+        files: int = 0,
     ) -> None:
-        """`bill` gets what is paid for; `embeds` false: the workers make no vectors, the embedder is asked for all."""
+        """`bill` gets what is paid for; `embeds` false: the workers make no vectors, the embedder is asked for all.
+
+        `files`: how many there are to work through, for the share of failures.
+        """
         self._s = services
         self._bill = bill or IngestBill()
         self._embeds_in_workers = embeds
         self.counts = counts
         self.failures: list[Failure] = []
+        self.gave_up = False  # more failed than `ingest.fail_threshold` allows
+        self._planned = files
+        self._seen_before = counts.seen
+        self._failed_puts = 0  # in a row
         self.vanished: list[str] = []  # documents that are gone from files that are still there ...
         self.shrunk: list[FileRow] = []  # ... and those files
         self.seconds: dict[str, float] = {"read": 0.0, "parse": 0.0, "chunk": 0.0, "embed": 0.0, "put": 0.0}
@@ -236,10 +246,10 @@ class Pipeline:
     def _loop(self, workers: Workers, tick: Callable[[], None]) -> None:
         ticked = stopped = 0.0
         while self._error is None and not self._is_done(stopping=bool(stopped)):
-            if self._stopping.is_set() and not stopped:
+            if (self._stopping.is_set() or self.gave_up) and not stopped:
                 stopped = monotonic()
                 workers.stop()
-            if stopped and monotonic() - stopped > PATIENCE_S:
+            if stopped and monotonic() - stopped > STOP_S:
                 return
             self._take_event()
             self._dispatch(stopping=bool(stopped))
@@ -579,14 +589,20 @@ class Pipeline:
         self._s.ledger.declare(documents, (record.key for _, record in batch if record.key not in known))
         records = [record for _, record in batch]
         self._bill.put(records)
-        self._call("put", batch, self._s.store.put, records)
+        self._call("put", batch, self._write, records)
+
+    def _write(self, records: list[VectorRecord]) -> None:
+        """Runs in a thread, perhaps long after it was handed over: a run that has lost its lease writes no more."""
+        self._s.lease.check()
+        self._s.store.put(records)
 
     def _on_put(self, batch: list[tuple[_Open, VectorRecord]], future: Future[Any]) -> None:
         self._calls -= 1
         error = future.exception()
         if error is not None and not isinstance(error, RagctlError):
             raise error
-        if isinstance(error, RagctlError) and self._embeds.is_fatal(error):
+        self._failed_puts = self._failed_puts + 1 if error is not None else 0
+        if error is not None and (self._embeds.is_fatal(error) or self._failed_puts >= PUT_FAILURES_IN_A_ROW):
             raise error
         for document, record in batch:
             if error is not None:
@@ -606,9 +622,10 @@ class Pipeline:
 
     def _arrived(self, document: _Open) -> None:
         document.waiting -= 1
-        self._put_rewrites(document)
         if document.waiting == 0:
             self._close(document)
+        else:
+            self._put_rewrites(document)
 
     def _put_rewrites(self, document: _Open) -> None:
         """Change what is in the store only when all that is new of the document has arrived there."""
@@ -662,6 +679,8 @@ class Pipeline:
         self._settled_files.append(row)
         del self._files[file_id]
         self._issued.pop(file_id, None)
+        share = len(self.failures) / max(self._planned, self.counts.seen - self._seen_before, 1)
+        self.gave_up = self.gave_up or share > self._s.experiment.ingest.fail_threshold
         if len(self._settled) + len(self._settled_files) >= SETTLE_DOCUMENTS:
             self._save()
 

@@ -116,7 +116,7 @@ def _each(
             guard=guard or DeleteGuard(experiment, 1.0),
         )
         done.append(result)
-        if result.interrupted or progress.bill.is_spent:
+        if result.interrupted or result.gave_up or progress.bill.is_spent:
             break
     return done
 
@@ -147,6 +147,7 @@ def _joined(
         interrupted=any(result.interrupted for result in results),
         planned=_sum(Planned, [result.planned for result in results if result.planned]),
         restored=any(result.restored for result in results),
+        gave_up=any(result.gave_up for result in results),
     )
 
 

@@ -111,7 +111,7 @@ def perform(
     for experiment in experiments:
         result, run = _ingest(experiment, options, output)
         yield result, run
-        if result.interrupted or result.over_budget:
+        if result.interrupted or result.over_budget or result.gave_up:
             return
 
 
@@ -131,7 +131,7 @@ def _ingest(
                 return ingest(experiment, state, options, progress, display.tick), None
             with recording("ingest", experiment) as run:
                 result = ingest(experiment, state, options, progress, display.tick)
-                stopped = result.interrupted or result.over_budget
+                stopped = result.interrupted or result.over_budget or result.gave_up
                 run.finish("interrupted" if stopped else "done", result.payload())
                 return result, str(run.path)
     finally:
@@ -192,7 +192,13 @@ def conclude(results: Sequence[IngestResult]) -> None:
             "budget.ingest_usd is reached: the run stopped before it would have gone past it; what it did is saved",
             hint="run the command again to go on, with a budget as large again; or raise budget.ingest_usd",
         )
-    if failed := sum(len(result.failures) for result in results):
+    failed = sum(len(result.failures) for result in results)
+    if any(result.gave_up for result in results):
+        raise PartialFailure(
+            f"gave up: {failed:,} failed, a larger share than ingest.fail_threshold allows; what was done is saved",
+            hint="ragctl failures CONFIG lists them; run the command again to go on with the rest",
+        )
+    if failed:
         raise PartialFailure(
             f"{failed:,} failed; the index is consistent and keeps the old versions of what failed",
             hint="ragctl failures CONFIG lists them; ragctl ingest CONFIG --only-failed tries them again",
