@@ -22,6 +22,7 @@ from ragctl.commands import (
     prices,
     query,
     run,
+    status,
     teardown,
     verify,
 )
@@ -44,6 +45,7 @@ app.command("eval")(evaluate.command)
 app.command("deploy-models")(deploy_models.command)
 app.command("run")(run.command)
 app.command("teardown")(teardown.command)
+app.command("status")(status.command)
 app.command("verify")(verify.command)
 app.command("doctor")(doctor.command)
 app.command("failures")(failures.command)

@@ -1,0 +1,292 @@
+"""status: what exists, what it costs, how the last runs ended. Nothing is changed.
+
+What cannot be looked at is a fault beside the rest: a missing permission for one thing must not hide the others.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from functools import cache, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from ragctl import cost, deployment, teardown
+from ragctl.deployment import Ref, is_past
+from ragctl.errors import RagctlError
+
+if TYPE_CHECKING:
+    from ragctl.adapters.s3vectors_account import Bucket
+    from ragctl.adapters.sagemaker_control import ControlPlane
+    from ragctl.config import Experiment
+    from ragctl.cost import Price
+    from ragctl.state import State
+    from ragctl.teardown import Found
+
+log = logging.getLogger("ragctl.status")
+
+SHOWN_RUNS: Final = 5
+READ_RUNS: Final = 200  # folders that are looked into for them
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """An endpoint that somebody pays for. Times are ISO 8601 in UTC, prices US dollars; None: unknown, or none."""
+
+    name: str
+    state: str
+    stack: str | None = None
+    ours: bool = True
+    created: str | None = None
+    age_hours: float | None = None
+    expires: str | None = None
+    expired: bool = False
+    orphan: bool = False
+    instances: str | None = None
+    usd_per_hour: float | None = None
+    usd_per_day: float | None = None
+    last_used: str | None = None
+    use: str = "unknown"  # "known": `last_used` None means not within 14 days
+
+
+@dataclass(frozen=True, slots=True)
+class Index:
+    """An index, as its store and its ledger know it."""
+
+    name: str
+    exists: bool
+    mode: str | None
+    dimension: int | None
+    documents: int
+    chunks: int
+    failures: int
+    holder: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class RunEnd:
+    """How a run ended. `verdict`: of an evaluation's gate."""
+
+    id: str
+    command: str
+    status: str
+    started: str
+    seconds: float | None
+    verdict: str | None
+    path: str
+
+
+@dataclass(slots=True)
+class Status:
+    """What there is. `faults`: what could not be looked at, and why."""
+
+    endpoints: list[Endpoint] = field(default_factory=list)
+    others: list[dict[str, Any]] = field(
+        default_factory=list
+    )  # of ours, beside endpoints: type, name, orphan
+    indexes: list[Index] = field(default_factory=list)
+    buckets: list[Bucket] = field(default_factory=list)
+    runs: list[RunEnd] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"schema": "ragctl.status/1", **asdict(self)}
+
+    def look(self, part: Callable[[], None]) -> None:
+        """Add a part, or why it could not be looked at."""
+        try:
+            part()
+        except RagctlError as error:
+            self.faults.append(error.message)
+
+
+def of_experiment(experiment: Experiment, indexes: Sequence[Experiment]) -> Status:
+    """What one experiment has; `indexes` is an experiment for each of its indexes."""
+    from ragctl.state import open_state
+    from ragctl.tenancy import per_index
+
+    status, state = Status(), open_state(experiment)
+    status.look(partial(_add_models, status, experiment, state))
+    for named in indexes:
+        for one in per_index(named, state):
+            status.look(lambda one=one: status.indexes.append(_index(one, state)))  # type: ignore[misc]  # mypy infers no type for a default
+    status.runs = list(_runs(experiment))
+    return status
+
+
+def of_account(experiment: Experiment) -> Status:
+    """Everything in the account and region that carries ragctl's tags; of `experiment` only `aws` counts."""
+    status = Status()
+    status.look(partial(_add_tagged_models, status, experiment))
+    status.look(partial(_add_buckets, status, experiment))
+    return status
+
+
+# --- models ----------------------------------------------------------------------------------------------
+
+
+def _add_models(status: Status, experiment: Experiment, state: State) -> None:
+    from ragctl.deploy_plan import wants_models
+
+    record, _ = deployment.read(state)
+    if record is None and not wants_models(experiment):
+        return  # no account is needed for an experiment that has nothing in one
+    found = teardown.models(experiment)
+    _add_found(status, experiment, found.found, (), cost.load(state))
+    known = {endpoint.name for endpoint in status.endpoints}
+    recorded = {role: model.endpoint for role, model in record.models.items()} if record else {}
+    names = (getattr(experiment, role).endpoint or recorded.get(role) for role in wants_models(experiment))
+    for name in sorted({name for name in names if name} - known):
+        status.endpoints.append(_foreign(found.control, name))
+
+
+def _add_tagged_models(status: Status, experiment: Experiment) -> None:
+    from ragctl.adapters.sagemaker_control import ControlPlane
+
+    found = teardown.find(ControlPlane.from_config(experiment))
+    orphans = {item.ref for item in teardown.plan(found, "orphans")}
+    _add_found(status, experiment, found, orphans, cost.Prices())
+
+
+def _add_found(
+    status: Status,
+    experiment: Experiment,
+    found: Collection[Found],
+    orphans: Collection[Ref],
+    prices: cost.Prices,
+) -> None:
+    from ragctl.adapters.aws import region
+
+    where = region(experiment)
+    price = cache(lambda kind: prices.instance(kind, where))
+    instances = {item.ref: item.instance for item in found if item.instance}
+    for item in sorted(found, key=lambda item: item.ref):
+        if item.ref.type == "endpoint":
+            kind = next((instances[ref] for ref in item.uses if ref in instances), None)
+            endpoint = _endpoint(item, kind, price, orphan=item.ref in orphans)
+            status.endpoints.append(_with_use(experiment, endpoint))
+        else:
+            name = {"type": item.ref.type, "name": item.ref.name, "stack": item.stack}
+            status.others.append({**name, "orphan": item.ref in orphans})
+
+
+def _endpoint(
+    item: Found, instances: str | None, price: Callable[[str], Price | None], *, orphan: bool
+) -> Endpoint:
+    count, _, kind = (instances or "").partition(" x ")
+    found = price(kind) if kind else None
+    hourly = None if found is None else found.usd * int(count)
+    return Endpoint(
+        name=item.ref.name,
+        state=item.status,
+        stack=item.stack,
+        created=item.created,
+        age_hours=_hours_since(item.created),
+        expires=item.expires,
+        expired=item.expires is not None and is_past(item.expires),
+        orphan=orphan,
+        instances=instances,
+        usd_per_hour=hourly,
+        usd_per_day=None if hourly is None else 24 * hourly,
+    )
+
+
+def _with_use(experiment: Experiment, endpoint: Endpoint) -> Endpoint:
+    from ragctl.adapters.usage import last_used
+
+    try:
+        used = last_used(experiment, endpoint.name)
+    except RagctlError as error:
+        log.warning("the last use of %s is not known: %s", endpoint.name, error)
+        return endpoint
+    return replace(endpoint, last_used=deployment.timestamp(used) if used else None, use="known")
+
+
+def _foreign(control: ControlPlane, name: str) -> Endpoint:
+    """An endpoint that the experiment uses and that is not ours to remove."""
+    described = control.describe(Ref("endpoint", name))
+    return Endpoint(name, str(described["EndpointStatus"]) if described else "absent", ours=False)
+
+
+def _hours_since(time: str | None) -> float | None:
+    try:
+        moment = datetime.fromisoformat(time or "")
+    except ValueError:
+        return None
+    return round((datetime.now(UTC) - moment).total_seconds() / 3_600, 2)
+
+
+# --- indexes ---------------------------------------------------------------------------------------------
+
+
+def _add_buckets(status: Status, experiment: Experiment) -> None:
+    from ragctl.adapters.s3vectors_account import buckets
+
+    status.buckets.extend(buckets(experiment))
+
+
+def _index(experiment: Experiment, state: State) -> Index:
+    from contextlib import closing
+
+    from ragctl.adapters import open_store
+    from ragctl.ingest import lease_name, reading_ledger
+    from ragctl.lease import held_by
+
+    name = experiment.store.index
+    with closing(open_store(experiment)) as store:
+        info = store.describe()
+    with reading_ledger(state, name) as ledger:
+        documents, chunks = ledger.counts()
+        failures = len(ledger.failures())
+    holder = held_by(state, lease_name(name))
+    return Index(
+        name=name,
+        exists=info is not None,
+        mode=info.details.get("mode", experiment.store.kind) if info else None,
+        dimension=info.dimension if info else None,
+        documents=documents,
+        chunks=chunks,
+        failures=failures,
+        holder=str(holder) if holder else None,
+    )
+
+
+# --- runs ------------------------------------------------------------------------------------------------
+
+
+def _runs(experiment: Experiment) -> Iterator[RunEnd]:
+    """The last runs of this experiment, newest first; a folder may hold those of others as well."""
+    if not experiment.runs.is_dir():
+        return
+    shown = 0
+    for folder in sorted(experiment.runs.iterdir(), reverse=True)[:READ_RUNS]:
+        record = _record(folder / "run.json")
+        if record is not None and record.get("config", {}).get("name") == experiment.name:
+            yield _run_end(record, folder / "run.json")
+            shown += 1
+        if shown == SHOWN_RUNS:
+            return
+
+
+def _record(path: Path) -> dict[str, Any] | None:
+    try:
+        record: Any = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+    return record if isinstance(record, dict) else None
+
+
+def _run_end(record: dict[str, Any], path: Path) -> RunEnd:
+    gate = record.get("gate") or {}
+    return RunEnd(
+        id=str(record.get("id")),
+        command=str(record.get("command")),
+        status=str(record.get("status")),
+        started=str(record.get("started")),
+        seconds=record.get("seconds"),
+        verdict=gate.get("verdict"),
+        path=str(path),
+    )
