@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from ragctl.saved_plan import SavedPlan
 
 FAILURES_SHOWN = 20
+STOP_WITHIN_S = 30.0  # of the first signal: a call that hangs is left to itself, which is safe
 
 
 def command(
@@ -126,7 +127,7 @@ def _ingest(
     display = IngestDisplay(progress, output)
     state = open_state(experiment)
     try:
-        with stopping_on_signals(progress.stopping):
+        with stopping_on_signals(progress.stopping, STOP_WITHIN_S):
             if options.dry_run:
                 return ingest(experiment, state, options, progress, display.tick), None
             with recording("ingest", experiment) as run:

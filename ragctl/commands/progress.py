@@ -56,28 +56,34 @@ class IngestDisplay:
 
 
 @contextmanager
-def stopping_on_signals(stop: threading.Event) -> Iterator[None]:
+def stopping_on_signals(stop: threading.Event, within_s: float = 0.0) -> Iterator[None]:
     """The first SIGINT or SIGTERM sets `stop`, so that what is in flight is finished and saved; the second ends the
     process at once, which is safe as well: the ledger is saved in whole transactions. Where somebody around us has
     something to clean up and takes signals for it, the second is theirs.
+
+    `within_s`: the process ends so many seconds after the first signal, as if by a second; 0: when all is finished.
     """
     default = (signal.SIG_DFL, signal.SIG_IGN, signal.default_int_handler, None)
 
     def handle(number: int, frame: FrameType | None) -> None:
         if stop.is_set():
-            outer = before[signal.Signals(number)]
+            outer = before[signal.SIGTERM if number == signal.SIGALRM else signal.Signals(number)]
             if callable(outer) and outer not in default:
                 outer(number, frame)
             os._exit(130)
         stop.set()
+        signal.setitimer(signal.ITIMER_REAL, within_s)
         typer.echo(
             f"ragctl: {signal.Signals(number).name}: finishing what is in flight; again to stop at once",
             err=True,
         )
 
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {
+        number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)
+    }
     try:
         yield
     finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in before.items():
             signal.signal(number, handler)
