@@ -6,9 +6,11 @@ knows from that which file to blame when a worker dies or takes too long.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import resource
 import signal
+import sys
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from ragctl.records import Vectors
     from ragctl.sources import Source
 
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
 BATCH_CHUNKS = 512  # items are sent when they hold so many chunks ...
 BATCH_CHARACTERS = 1_000_000  # ... or so much text: a message stays at a few megabytes
 
@@ -91,6 +94,7 @@ def serve(pipe: Connection, experiment: Experiment, embeds: bool, environment: d
     `environment` is the parent's: the process that this one is forked from may have started under another.
     """
     os.environ.update(environment)
+    _end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interrupt means
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     shop = Workshop(experiment, embeds=embeds)
@@ -142,6 +146,16 @@ class _Batch:
         self._items: list[Item] = []
         self._chunks = 0
         self._characters = 0
+
+
+def _end_with_parent() -> None:
+    """Have the kernel end this process with its parent's, also in the middle of a document that hangs.
+
+    The parent is the server that forks workers, which ends with the run (prctl(2), multiprocessing.forkserver).
+    Elsewhere than on Linux a worker ends when it next reads from, or writes to, its pipe.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _limit_memory(megabytes: int) -> None:
