@@ -1,4 +1,4 @@
-"""Application Auto Scaling and CloudWatch alarms in memory, as far as endpoints need them.
+"""Application Auto Scaling, CloudWatch alarms and one metric in memory, as far as endpoints need them.
 
 A part of the server in tests/servers/sagemaker.py, which says what exists to be scaled.
 """
@@ -21,6 +21,7 @@ class Scaling:
         self.targets: dict[str, dict[str, Any]] = {}
         self.policies: dict[tuple[str, str], dict[str, Any]] = {}
         self.alarms: dict[str, dict[str, Any]] = {}
+        self.invocations: dict[str, dict[float, float]] = {}  # endpoint -> epoch seconds -> calls in the hour
         self._need = need
 
     def existing(self) -> list[str]:
@@ -38,6 +39,7 @@ class Scaling:
             "PutMetricAlarm": self._put_alarm,
             "DescribeAlarms": self._describe_alarms,
             "DeleteAlarms": self._delete_alarms,
+            "GetMetricStatistics": self._invocations,
         }
 
     def _register(self, request: dict[str, Any]) -> Mapping[str, Any]:
@@ -102,6 +104,14 @@ class Scaling:
     def _describe_alarms(self, request: dict[str, Any]) -> Mapping[str, Any]:
         names = request.get("AlarmNames", sorted(self.alarms))
         return {"MetricAlarms": [{"AlarmName": name} for name in names if name in self.alarms]}
+
+    def _invocations(self, request: dict[str, Any]) -> Mapping[str, Any]:
+        assert (request["Namespace"], request["MetricName"]) == ("AWS/SageMaker", "Invocations"), request
+        names = {dimension["Name"]: dimension["Value"] for dimension in request["Dimensions"]}
+        assert names.keys() == {"EndpointName", "VariantName"}, names
+        calls = self.invocations.get(names["EndpointName"], {})
+        points = [{"Timestamp": when, "Sum": count, "Unit": "None"} for when, count in calls.items()]
+        return {"Label": "Invocations", "Datapoints": points}
 
     def _delete_alarms(self, request: dict[str, Any]) -> Mapping[str, Any]:
         for name in request["AlarmNames"]:
