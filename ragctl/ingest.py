@@ -17,7 +17,7 @@ from ragctl import fingerprints, indexes
 from ragctl.errors import Refused
 from ragctl.guard import DeleteGuard
 from ragctl.lease import hold
-from ragctl.manifest import Failure, Ledger, Listing, Step, plan
+from ragctl.manifest import Failure, Ledger, Listing, Step, copy_ledger, plan
 from ragctl.pipeline import Counts, KnownTexts, Pipeline, Services, Todo, delete_keys
 from ragctl.remote_ledger import RemoteLedger
 from ragctl.spending import IngestBill
@@ -488,15 +488,17 @@ def writing_ledger(state: State, index: str, lease: Lease) -> Iterator[Ledger]:
 
 @contextmanager
 def reading_ledger(state: State, index: str) -> Iterator[Ledger]:
-    """The index's ledger as it is, or an empty one where there is none."""
-    found = state.read(ledger_name(index))
+    """A copy of the index's ledger as it is, or an empty one where there is none."""
+    name = ledger_name(index)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "ledger.sqlite"
-        if found is None:
-            Ledger(path, fence=0).close()
-        else:
+        if isinstance(state, LocalState) and state.path(name).exists():
+            copy_ledger(state.path(name), path)
+        elif found := state.read(name):
             path.write_bytes(found.data)
-        ledger = Ledger(path)
+        else:
+            Ledger(path, fence=0).close()
+        ledger = Ledger(path, place=f"{state.place.rstrip('/')}/{name}")
         try:
             yield ledger
         finally:

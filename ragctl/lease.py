@@ -84,6 +84,14 @@ class Lease:
         except (Conflict, RagctlError) as error:
             log.warning("lease not given back, it will expire: %s", error)
 
+    def remove(self) -> None:
+        """Give it back with its file, where what it guarded is gone; `release` has nothing more to do then."""
+        self._stop.set()
+        self._thread.join()
+        if not self._lost:
+            self._state.delete(self._name)
+            self._lost = True
+
     def _beat(self) -> None:
         while not self._stop.wait(self._ttl_s / 4):
             self._renew()
@@ -122,20 +130,26 @@ def hold(
 
 
 def acquire(state: State, name: str, command: str, *, wait_s: float, ttl_s: float = TTL_S) -> Lease:
-    """The lease, free, expired or left behind by a dead process on this machine; see `hold`."""
+    """The lease, free, expired or left behind by a dead process on this machine; see `hold`.
+
+    Clocks may be wrong: a lease that nobody has renewed for `ttl_s` seconds under our eyes has expired whatever it says.
+    """
     deadline = time.monotonic() + wait_s
+    version, since = None, _clock()
     while True:
         found = state.read(name)
         current = decode(found.data) if found else None
-        if current is None or _is_free(current):
+        if found and found.version != version:
+            version, since = found.version, _clock()
+        if current is None or _is_free(current) or _clock() - since > ttl_s:
             holder = _ourselves(command, fence=(current.fence if current else 0) + 1, ttl_s=ttl_s)
             try:
-                version = state.write(name, _encode(holder), expect=found.version if found else None)
+                ours = state.write(name, _encode(holder), expect=found.version if found else None)
             except Conflict:
                 continue
             if current is not None and current.expires > 0:
                 log.warning("took over the lease of %s", current)
-            return Lease(state, name, holder, version, ttl_s)
+            return Lease(state, name, holder, ours, ttl_s)
         if time.monotonic() >= deadline:
             raise LeaseHeld(
                 f"another run holds the lease on this index: {current}",

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -218,11 +218,13 @@ class _Part(Listing):
 class Ledger:
     """One index's ledger. Used by one thread; every method that writes is one transaction.
 
-    `fence` is our lease's token, None to read only. Raises StateError for a damaged, unreadable or full file.
+    `fence` is our lease's token, None to read only; `place` is named in messages, where the file is a copy.
+    Raises StateError for a damaged, unreadable or full file.
     """
 
-    def __init__(self, path: Path, *, fence: int | None = None) -> None:
+    def __init__(self, path: Path, *, fence: int | None = None, place: str | None = None) -> None:
         self.path = path
+        self.place = place or str(path)
         self._fence = fence
         with self._errors():
             if fence is None:
@@ -438,7 +440,7 @@ class Ledger:
         version = self.meta("schema")
         if version != SCHEMA_VERSION:
             raise StateError(
-                f"{self.path}: a ledger of version {version}, this ragctl knows version {SCHEMA_VERSION}",
+                f"{self.place}: a ledger of version {version}, this ragctl knows version {SCHEMA_VERSION}",
                 hint="use the ragctl that wrote it, or rebuild it: ragctl ledger rebuild CONFIG",
             )
 
@@ -464,19 +466,33 @@ class Ledger:
                     self._db.execute("ROLLBACK")
                 raise
 
-    @contextmanager
-    def _errors(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.OperationalError as error:
-            raise StateError(
-                f"{self.path}: the ledger cannot be read or written: {error}",
-                hint="check the disk and the permissions; nothing that was saved is lost",
-            ) from error
-        except sqlite3.DatabaseError as error:
-            raise StateError(
-                f"{self.path}: the ledger is damaged: {error}",
-                hint="rebuild it from the index: ragctl ledger rebuild CONFIG",
-            ) from error
-        except OSError as error:
-            raise StateError(f"{self.path}: {error.strerror}") from error
+    def _errors(self) -> AbstractContextManager[None]:
+        return _sqlite_errors(self.place)
+
+
+def copy_ledger(path: Path, target: Path) -> None:
+    """Copy a ledger that another process may be writing, or was killed writing: what its last save left."""
+    with (
+        _sqlite_errors(str(path)),
+        closing(sqlite3.connect(f"file:{path}?mode=rw", uri=True)) as source,
+        closing(sqlite3.connect(target)) as copy,
+    ):
+        source.backup(copy)
+
+
+@contextmanager
+def _sqlite_errors(place: str) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        raise StateError(
+            f"{place}: the ledger cannot be read or written: {error}",
+            hint="check the disk and the permissions; nothing that was saved is lost",
+        ) from error
+    except sqlite3.DatabaseError as error:
+        raise StateError(
+            f"{place}: the ledger is damaged: {error}",
+            hint="rebuild it from the index: ragctl ledger rebuild CONFIG",
+        ) from error
+    except OSError as error:
+        raise StateError(f"{place}: {error.strerror}") from error

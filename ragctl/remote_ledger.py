@@ -32,7 +32,7 @@ class RemoteLedger(Ledger):
         self._version = found.version if found else None
         if found:
             path.write_bytes(found.data)
-        super().__init__(path, fence=fence)
+        super().__init__(path, fence=fence, place=f"{state.place.rstrip('/')}/{name}")
         self._announced: list[str] = []
         self._published = monotonic()
         self._took_s = 0.0
