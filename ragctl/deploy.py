@@ -275,7 +275,7 @@ class _Run:
 
     def _remove_failed(self, step: Step) -> None:
         self._tell(f"{step.role}: {step.ref} has failed before and is removed first")
-        teardown.refuse_leftovers(teardown.remove(self._control, step.old, tell=self._tell), {})
+        teardown.refuse_leftovers(teardown.remove(self._control, step.old, tell=self._tell))
 
     def _scale(self, step: Step, wanted: Blueprint) -> None:
         bounds = getattr(self._experiment.deployment, step.role).autoscaling

@@ -10,7 +10,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
@@ -35,6 +35,10 @@ FIRST_POLL_S = 0.1
 USERS: Final = ("inference-component", "endpoint", "endpoint-config")  # kinds that use others
 GONE_TIMEOUT_S = 1_800.0
 BUSY: Final = ("Creating", "Updating", "SystemUpdating", "RollingBack")
+WAIT: Final = (
+    "an endpoint that is Creating can be deleted once it has failed or is in service (up to an hour): "
+)
+AGAIN: Final = "run this command again"
 YOUNG: Final = timedelta(hours=1)  # a model without an endpoint may be one that is being deployed right now
 
 Selection = Literal["stack", "expired", "orphans"]
@@ -281,7 +285,9 @@ class Models:
     """The deployed models of an experiment, or of an account and region, and what is to go."""
 
     control: ControlPlane
-    state: State | None  # where the record is; None for what was found by its tags alone
+    state: State
+    stack: str  # of the experiment, whose record is in `state`
+    whole_stack: bool  # False: found by their tags in the whole account and region
     planned: tuple[Found, ...]
     found: tuple[Found, ...]
 
@@ -290,22 +296,27 @@ class Models:
         return [Resource(item.ref.type, item.ref.name, "delete", item.status) for item in self.planned]
 
 
-def models(experiment: Experiment, selection: Selection = "stack") -> Models:
-    """Find and plan: "stack" is what the experiment deployed, the others look at the whole account and region.
+def models(experiment: Experiment, *selections: Selection) -> Models:
+    """Find and plan: "stack" (the default) is what the experiment deployed, the others look at the whole account
+    and region, and may be asked for together.
 
     Nothing is changed. Raises PermissionDenied where an account cannot be searched by tags.
     """
     from ragctl.adapters.sagemaker_control import ControlPlane
     from ragctl.state import open_state
 
-    control = ControlPlane.from_config(experiment)
-    if selection != "stack":
-        found = find(control)
-        return Models(control, None, tuple(plan(found, selection)), tuple(found))
-    state = open_state(experiment)
-    record, _ = deployment.read(state)
-    found = find(control, stack=experiment.name, record=record)
-    return Models(control, state, tuple(plan(found, "stack")), tuple(found))
+    control, state, stack = ControlPlane.from_config(experiment), open_state(experiment), experiment.name
+    whole_stack = not selections or "stack" in selections
+    found = find(control, stack=stack, record=own_record(state, stack)[0]) if whole_stack else find(control)
+    chosen = {item.ref for selection in selections or ("stack",) for item in plan(found, selection)}
+    planned = plan([item for item in found if item.ref in chosen], "stack")
+    return Models(control, state, stack, whole_stack, tuple(planned), tuple(found))
+
+
+def own_record(state: State, stack: str) -> tuple[Record | None, str | None]:
+    """The deployment record and its version; (None, None) where there is none, or it is of another experiment."""
+    record, version = deployment.read(state)
+    return (record, version) if record is not None and record.stack == stack else (None, None)
 
 
 def remove_models(
@@ -315,55 +326,79 @@ def remove_models(
     *,
     keep: Collection[Ref] = (),
 ) -> list[Resource]:
-    """Remove what is planned and bring the record up to date; `prices` are of instance types, `keep` stays.
-
-    Raises ServiceError (exit 8) naming what still exists and what it costs; LeaseHeld while it is being deployed.
-    """
-    refs = {item.ref for item in found.planned}
-    if found.state is None:
-        outcome = remove(found.control, refs, tell=tell)
-    else:
-        with hold(found.state, deployment.LEASE, "teardown"):
-            record, version = deployment.read(found.state)
-            refs |= record.resources if record else set()  # absent ones leave the record as well
-            refs -= set(keep)
-            outcome = remove(found.control, refs, tell=tell)
-            if record is not None:
-                _forget(found.state, record.without(gone(outcome)), version)
-    refuse_leftovers(outcome, _costs(found.found, prices))
+    """As `take_down`, but raises ServiceError (exit 8) naming what still exists and what it costs."""
+    outcome = with_costs(take_down(found, tell, keep=keep), found, prices)
+    refuse_leftovers(outcome)
     return outcome
 
 
-def _forget(state: State, record: Record, version: str | None) -> None:
-    """Save what is left of the record; models of somebody else's endpoints go with the last of ours."""
-    if record.resources:
-        deployment.write(state, record, version)
+def take_down(
+    found: Models, tell: Callable[[str], None] = lambda _: None, *, keep: Collection[Ref] = ()
+) -> list[Resource]:
+    """Remove what is planned and bring the record up to date; `keep` stays.
+
+    Raises LeaseHeld while the experiment is being deployed.
+    """
+    refs = {item.ref for item in found.planned}
+    if not found.whole_stack:
+        outcome = remove(found.control, refs - set(keep), tell=tell)
+        record, _ = own_record(found.state, found.stack)
+        if record is not None and record.resources & gone(outcome):
+            with hold(found.state, deployment.LEASE, "teardown"):
+                _forget(found, gone(outcome))
+        return outcome
+    with hold(found.state, deployment.LEASE, "teardown"):
+        record, _ = own_record(found.state, found.stack)
+        refs |= record.resources if record else set()  # absent ones leave the record as well
+        outcome = remove(found.control, refs - set(keep), tell=tell)
+        _forget(found, gone(outcome))
+    return outcome
+
+
+def _forget(found: Models, refs: frozenset[Ref]) -> None:
+    """Take what is gone out of the record; models of somebody else's endpoints go with the last of ours."""
+    record, version = own_record(found.state, found.stack)
+    if record is None:
+        return
+    left = record.without(refs)
+    if left.resources:
+        deployment.write(found.state, left, version)
     else:
-        state.delete(deployment.NAME)
+        found.state.delete(deployment.NAME)
 
 
-def _costs(found: Collection[Found], prices: Callable[[str], Price | None]) -> dict[str, str]:
-    """What each endpoint costs, by name, in words."""
+def with_costs(
+    resources: Iterable[Resource], found: Models, prices: Callable[[str], Price | None]
+) -> list[Resource]:
+    """The resources, each that is or stays there with what it costs in its status; `prices` are of instance types."""
+    costs = _costs(found.found, prices)
+    return [
+        replace(item, status=", ".join(filter(None, (item.status, costs.get((item.type, item.name))))))
+        if item.action in ("delete", "left")
+        else item
+        for item in resources
+    ]
+
+
+def _costs(found: Collection[Found], prices: Callable[[str], Price | None]) -> dict[tuple[str, str], str]:
+    """What each endpoint costs, by type and name, in words."""
     instances = {item.ref: item.instance for item in found if item.instance}
-    costs = {}
+    costs: dict[tuple[str, str], str] = {}
     for item in found:
         for count, _, kind in (instances[ref].partition(" x ") for ref in item.uses if ref in instances):
             price = prices(kind)
-            costs[item.ref.name] = per_hour(price.usd * int(count) if price else None)
+            costs[item.ref.type, item.ref.name] = (
+                f"costs {per_hour(price.usd * int(count))}" if price else f"costs an unknown price ({kind})"
+            )
     return costs
 
 
-def refuse_leftovers(outcome: Iterable[Resource], costs: Mapping[str, str]) -> None:
-    """Raise ServiceError naming what is left, and what of it still costs (name -> "$1.52 an hour")."""
+def refuse_leftovers(outcome: Iterable[Resource]) -> None:
+    """Raise ServiceError naming what is left, with what its status says of it."""
     left = [resource for resource in outcome if resource.action == "left"]
     if left:
-        lines = [f"{item.type} {item.name}: {item.status}{_cost(item.name, costs)}" for item in left]
+        lines = [f"{item.type} {item.name}: {item.status}" for item in left]
+        wait = any(item.type in USERS for item in left)
         raise ServiceError(
-            "some resources still exist:\n  " + "\n  ".join(lines),
-            hint="an endpoint that is Creating can be deleted once it has failed or is in service (up to an hour): "
-            "run this command again",
+            "some resources still exist:\n  " + "\n  ".join(lines), hint=(WAIT if wait else "") + AGAIN
         )
-
-
-def _cost(name: str, costs: Mapping[str, str]) -> str:
-    return f" (costs {costs[name]})" if name in costs else ""

@@ -320,7 +320,7 @@ def test_what_stays_is_told_with_its_cost(region: Region, monkeypatch: pytest.Mo
         teardown.remove_models(teardown.models(experiment), lambda _: price)
     lines = caught.value.message.splitlines()
     assert lines[0] == "some resources still exist:"
-    assert lines[1] == "  endpoint ragctl-test-embedding: still Deleting (costs $1.51 an hour, $36.36 a day)"
+    assert lines[1] == "  endpoint ragctl-test-embedding: still Deleting, costs $1.51 an hour, $36.36 a day"
     assert caught.value.exit_status == 8
     record, _ = deployment.read(LocalState(region.state))
     assert record is not None
