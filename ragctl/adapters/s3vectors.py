@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -141,32 +141,40 @@ class S3VectorsStore:
             return False
         return True
 
-    def has_bucket(self) -> bool:
-        """Whether the vector bucket exists."""
-        return self._bucket_mode() is not None
+    def can_drop_bucket(self, going: Collection[str] = ()) -> bool:
+        """Whether there is a vector bucket to remove once the indexes `going` are; False when there is none.
 
-    def drop_bucket(self) -> bool:
-        """Remove the vector bucket; False when there is none.
-
-        Raises Refused when an index stands in it, and when ragctl did not make it.
+        Raises Refused when another index stands in it, and when ragctl did not make it.
         """
         bucket = self._settings.bucket
         try:
             arn = self._calls.of_bucket("GetVectorBucket")["vectorBucket"]["vectorBucketArn"]
-            names = [index["indexName"] for index in self._calls.of_bucket("ListIndexes")["indexes"]]
-            if names:
-                shown = ", ".join(names[:5]) + (" ..." if len(names) > 5 else "")
-                raise Refused(f"vector bucket {bucket} holds indexes: {shown}", hint="remove them first")
-            if BUCKET_TAG not in self._calls.of_resource("ListTagsForResource", arn).get("tags", {}):
-                raise Refused(
-                    f"vector bucket {bucket} was not made by ragctl (it has no tag {BUCKET_TAG})",
-                    hint="remove it with the AWS console or CLI if nobody needs it",
-                )
+            found = [index["indexName"] for index in self._calls.of_bucket("ListIndexes")["indexes"]]
+            tags = self._calls.of_resource("ListTagsForResource", arn).get("tags", {})
+        except NotFound:
+            return False
+        if names := [name for name in found if name not in going]:
+            shown = ", ".join(names[:5]) + (" ..." if len(names) > 5 else "")
+            raise Refused(f"vector bucket {bucket} holds indexes: {shown}", hint="remove them first")
+        if BUCKET_TAG not in tags:
+            raise Refused(
+                f"vector bucket {bucket} was not made by ragctl (it has no tag {BUCKET_TAG})",
+                hint="remove it with the AWS console or CLI if nobody needs it",
+            )
+        return True
+
+    def drop_bucket(self) -> bool:
+        """Remove the vector bucket; False when there is none. Raises Refused as `can_drop_bucket` does."""
+        if not self.can_drop_bucket():
+            return False
+        try:
             self._calls.of_bucket("DeleteVectorBucket")
         except NotFound:
             return False
         except Conflict as error:
-            raise Refused(f"vector bucket {bucket}: somebody has just made an index in it") from error
+            raise Refused(
+                f"vector bucket {self._settings.bucket}: somebody has just made an index in it"
+            ) from error
         return True
 
     def _read(self) -> Found | None:
