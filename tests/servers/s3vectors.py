@@ -125,6 +125,7 @@ class S3VectorsServer(LoopbackServer):
             "vectors": {index.arn: len(index) for index in indexes},
             "peak_vectors_per_second": {arn: log.peak(5).vectors for arn, log in self.writes.items()},
             "peak_requests_per_second": {arn: log.peak(5).requests for arn, log in self.writes.items()},
+            "writing_seconds": {arn: log.seconds() for arn, log in self.writes.items()},
         }
 
     def _serve(self, answer: Callable[[str, Asked], Answer], request: Request) -> Answer:

@@ -56,3 +56,7 @@ class WriteLog:
                 start += 1
             best_vectors, best_requests = max(best_vectors, vectors), max(best_requests, end - start + 1)
         return Rate(best_vectors / seconds, best_requests / seconds)
+
+    def seconds(self) -> float:
+        """Return the time between the first write and the last."""
+        return self.writes[-1].at - self.writes[0].at if self.writes else 0.0

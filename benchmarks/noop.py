@@ -1,0 +1,82 @@
+"""Ingesting again where nothing has changed: ragctl beside LangChain `index()`, both over a local LanceDB store.
+
+    python -m benchmarks.noop [--environments FOLDER] [--documents 100000]
+
+The documents are as many small files. ragctl's seconds are those of the whole command, from the start of the process
+to its exit; LangChain's leave out its imports and the reading of the files.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+
+from benchmarks.side_by_side import environment, peer, ragctl, sentence, table, workplace
+
+PER_FOLDER = 1_000
+REPEAT = 3
+
+
+def write_files(folder: Path, count: int) -> None:
+    """So many files of one short text."""
+    for number in range(count):
+        place = folder / f"{number // PER_FOLDER:04}"
+        if number % PER_FOLDER == 0:
+            place.mkdir(parents=True)
+        (place / f"{number}.txt").write_text(sentence(number), encoding="utf-8")
+
+
+def ours(folder: Path, corpus: Path) -> tuple[float, float]:
+    """Seconds of the first ingest and of the best that changed nothing."""
+    experiment = {
+        "name": "noop",
+        "sources": [{"name": "files", "kind": "local", "path": str(corpus)}],
+        "embedding": {"kind": "hashing", "dimension": 64},
+    }
+    first = ragctl(folder, experiment).seconds
+    return first, min(ragctl(folder, experiment).seconds for _ in range(REPEAT))
+
+
+def langchain(python: str, folder: Path, corpus: Path, count: int) -> tuple[float, float]:
+    """The same of `index()`; the first time in batches that suit it, then the quicker of its own size and that one."""
+    options: list[str | Path] = ["lancedb", corpus, "--embedder", "64"]
+
+    def index(batch: int, expected: int) -> float:
+        said = peer(python, "langchain_index.py", folder, *options, "--batch", str(batch)).said
+        if said["written"] != expected:
+            raise RuntimeError(f"LangChain wrote {said['written']} documents, not {expected}")
+        return float(said["seconds"] - said["reading"])
+
+    return index(10_000, count), min(index(100, 0), index(10_000, 0))
+
+
+def main() -> None:
+    """Measure and print the table."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--environments", type=Path, help="keeps the peers' environments between runs")
+    parser.add_argument("--documents", type=int, default=100_000)
+    options = parser.parse_args()
+    with workplace(options.environments) as home, tempfile.TemporaryDirectory() as made:
+        folder, corpus = Path(made), Path(made) / "corpus"
+        write_files(corpus, options.documents)
+        own = ours(folder, corpus)
+        other = langchain(environment(home, "langchain"), folder, corpus, options.documents)
+    table(
+        f"Nothing has changed in {options.documents:,} documents",
+        ["", "first time, s", "again, s", "documents/s", "ragctl is"],
+        [
+            [
+                name,
+                f"{first:.1f}",
+                f"{again:.2f}",
+                f"{options.documents / again:,.0f}",
+                f"{again / own[1]:.1f}x",
+            ]
+            for name, (first, again) in {"ragctl ingest": own, "LangChain index(), LanceDB": other}.items()
+        ],
+    )
+
+
+if __name__ == "__main__":
+    main()
