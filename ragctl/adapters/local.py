@@ -42,8 +42,8 @@ KEEP_VERSIONS = timedelta(minutes=10)
 # one by one (30 ms per 1,000 of them), and their words do not count towards how common a word is.
 FRESH_RECORDS = 1_000
 FRESH_SHARE = 0.05
-MOST_FILES = 64
-MOST_VERSIONS = 1_000  # a few kilobytes each
+MOST_FILES = 512  # searches are as quick as in one
+MOST_VERSIONS = 2_000  # a few kilobytes each
 PAGE_ROWS = 4_096
 FAULTS = (OSError, RuntimeError, ValueError, pa.ArrowException)  # what LanceDB raises, with its panics
 
@@ -52,7 +52,7 @@ class LocalStore:
     """One index in a LanceDB database, the folder `path`. Nothing is imported or made before it is needed."""
 
     limits = StoreLimits(
-        put_records=8_192,  # a commit is one file and one version: few and large ones
+        put_records=4_096,  # a commit is one file and one version: not too many
         put_bytes=16 * 1024 * 1024,
         delete_keys=8_192,
         get_keys=8_192,
