@@ -197,6 +197,7 @@ class Pipeline:
         self._records: deque[tuple[_Open, VectorRecord, int]] = deque()  # with the bytes that each takes
         self._records_since = 0.0
         self._records_bytes = 0
+        self._unpaid: deque[_Open] = deque()  # what the budget does not bear just now
         self._calls = 0  # fetches and puts under way
         self._settled: list[DocumentRow] = []
         self._settled_files: list[FileRow] = []
@@ -265,7 +266,8 @@ class Pipeline:
         under_way = self._calls or self._embeds.under_way
         if stopping:
             return not (under_way or self._records)
-        return not (self._parsing or under_way or self._embeds.waiting or self._records or self._held)
+        waiting = self._embeds.waiting or self._records or self._held or self._unpaid
+        return not (self._parsing or under_way or waiting)
 
     def _take_event(self) -> None:
         try:
@@ -293,6 +295,8 @@ class Pipeline:
         while self._held and self._pending_bytes < self._room:
             self._held -= 1
             self._slots.release()
+        if self._unpaid and not stopping:
+            self._admit()
         no_more = (
             not self._parsing or self._held > 0
         )  # workers are done, or held back until something gets through
@@ -372,17 +376,30 @@ class Pipeline:
         if fault := self._tenancy_fault(cut):
             self._fail(cut.document, cut.file, "metadata", fault)
             return
-        document = _Open(cut, old)
-        if not self._affords(document):
-            self._workers.stop()
-            return
         file.open += 1
-        self._open(document)
+        if self._bill.cap is None:
+            self._open(_Open(cut, old))
+            return
+        self._pending_bytes += _bytes_of(cut)
+        self._unpaid.append(_Open(cut, old))
+        self._admit()
+
+    def _admit(self) -> None:
+        """Open the documents that the budget bears. What is under way may turn out cheaper than was thought, so one
+        that it does not bear waits for that; then the run takes no more, and finishes what it has taken.
+        """
+        while self._unpaid and self._affords(self._unpaid[0]):
+            document = self._unpaid.popleft()
+            self._pending_bytes -= _bytes_of(document.cut)
+            self._open(document)
+        under_way = self._calls or self._embeds.under_way or self._embeds.waiting or self._records
+        if self._unpaid and not under_way:
+            self._bill.is_spent = True
+            self._unpaid.clear()
+            self._workers.stop()
 
     def _affords(self, document: _Open) -> bool:
         """Whether the cap of the bill bears the document, as a whole: a part of one would be paid for in vain."""
-        if self._bill.cap is None:
-            return True
         cut = document.cut
         known = frozenset(document.old.keys) if document.old else frozenset()
         chunks = list(zip(cut.keys, cut.chunks, strict=True))

@@ -102,7 +102,7 @@ class IngestBill:
         self._untold = 0  # bytes of text whose tokens the service did not report
         self._put_usd = 0.0
         self._owed_text = self._owed_puts = 0
-        self.is_spent = False  # some document was refused, because the cap does not bear it
+        self.is_spent = False  # set when the run takes no more documents, because the cap does not bear it
 
     @classmethod
     def of(cls, experiment: Experiment, state: State) -> Self:
@@ -129,7 +129,6 @@ class IngestBill:
     def promise(self, text: int, stored: int) -> bool:
         """Take on a document of so many bytes to embed and to store; False, and nothing taken, above the cap."""
         if self.cap is not None and self._projected(text, stored) > self.cap:
-            self.is_spent = True
             return False
         self._owed_text += text
         self._owed_puts += stored
