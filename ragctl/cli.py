@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from ragctl import __version__
 from ragctl.commands import (
@@ -26,9 +28,26 @@ from ragctl.commands import (
     teardown,
     verify,
 )
+from ragctl.commands.options import printable
 from ragctl.errors import RagctlError
 
+
+class _Commands(TyperGroup):
+    """Endings to which Typer would give a status of its own, 1 among them, which is for bugs."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (KeyboardInterrupt, typer.Abort):  # Abort: Ctrl-C or the end of input at a question
+            typer.echo("ragctl: interrupted", err=True)
+            raise typer.Exit(130) from None
+        except BrokenPipeError:  # the reader of our output has gone, as with `| head`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still to be flushed
+            raise typer.Exit(141) from None
+
+
 app = typer.Typer(
+    cls=_Commands,
     name="ragctl",
     help="Turn a corpus into a searchable index, ask it questions, measure the answers, and clean up.",
     no_args_is_help=True,
@@ -77,16 +96,10 @@ def main() -> None:
     try:
         app()
     except RagctlError as error:
-        typer.echo(f"ragctl: error: {error.message}", err=True)
+        typer.echo(f"ragctl: error: {printable(error.message, lines=True)}", err=True)
         if error.hint:
             typer.echo(f"  hint: {error.hint}", err=True)
         sys.exit(error.exit_status)
-    except KeyboardInterrupt:
-        typer.echo("ragctl: interrupted", err=True)
-        sys.exit(130)
-    except BrokenPipeError:  # the reader of our output has gone, as with `| head`
-        sys.stderr.close()
-        sys.exit(141)
     except Exception:  # noqa: BLE001  a bug: its traceback, without local values, is what we need to see
         typer.echo(traceback.format_exc(), err=True)
         typer.echo("ragctl: this is a bug in ragctl; please report it with the lines above", err=True)

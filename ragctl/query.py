@@ -261,6 +261,10 @@ def _prompt_path(experiment: Experiment) -> Path | None:
 def _check(question: str) -> None:
     if not question.strip():
         raise ConfigError("the question is empty")
+    if any("\ud800" <= character <= "\udfff" for character in question):  # how Python holds such bytes
+        raise ConfigError(
+            "the question is not valid UTF-8", hint="check the encoding of the terminal or file"
+        )
     if len(question) > MAX_QUESTION:
         raise ConfigError(f"the question has {len(question):,} characters, {MAX_QUESTION:,} are the most")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -34,7 +35,8 @@ def test_every_command_has_an_example_in_its_help(command: str) -> None:
     """Help shows a line that can be copied."""
     ended = ragctl(command, "--help")
     assert ended.status == 0
-    assert f"  ragctl {command} " in ended.out
+    assert f"\n    ragctl {command} " in ended.out  # on a line of its own
+    assert "\\b" not in ended.out
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c != "failures"])
@@ -78,7 +80,24 @@ def test_a_bug_shows_its_traceback_and_exits_1(tmp_path: Path) -> None:
 
 
 def test_a_reader_that_goes_away_is_no_bug(tmp_path: Path) -> None:
-    """`ragctl ... | head` shows no traceback."""
-    command = f"{sys.executable} -m ragctl config schema | head -1"
-    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
-    assert done.stderr == ""
+    """`ragctl ... | head` shows no traceback, and does not end with the status of a bug."""
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "ragctl", "config", "schema"]
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+@pytest.mark.parametrize("ending", ["KeyboardInterrupt", "typer.Abort"])
+def test_an_interrupt_is_exit_130(tmp_path: Path, ending: str) -> None:
+    """Whether it comes while a command works or at a question, which Typer tells apart."""
+    code = (
+        "import sys, typer, ragctl.commands.ingest as ingest, ragctl.cli as cli\n"
+        f"def interrupted(*_):\n    raise {ending}\n"
+        "ingest.load_each = interrupted\n"
+        f"sys.argv = ['ragctl', 'ingest', {str(experiment(tmp_path))!r}]\n"
+        "cli.main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, "ragctl: interrupted\n")

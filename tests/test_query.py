@@ -103,6 +103,44 @@ def test_many_questions_give_a_json_line_each(config: Path, tmp_path: Path) -> N
     assert "57 turbines" in answers[1]["answer"]
 
 
+def test_a_file_of_questions_is_checked_before_the_first_is_asked(config: Path, tmp_path: Path) -> None:
+    """Every line at fault is named, and nothing was answered."""
+    asked = tmp_path / "questions.jsonl"
+    asked.write_text('What soup?\n{"question": null}\n{"text": "soup"}\n{"question": "soup"}\n{soup}\n')
+    ended = ragctl("query", config, "--questions", asked)
+    assert (ended.status, ended.out) == (2, "")
+    assert ended.err == f"ragctl: error: --questions {asked}: not every line is a question\n" + "".join(
+        f'  line {number}: must be JSON with a "question"\n' for number in (2, 3, 5)
+    )
+
+
+def test_a_file_of_questions_may_have_a_mark_and_odd_separators(config: Path, tmp_path: Path) -> None:
+    """A byte order mark is no part of the first question, and only a newline ends one."""
+    asked = tmp_path / "questions.jsonl"
+    asked.write_text('\ufeff{"question": "What\u2028soup?"}\r\nHow many turbines?\n', encoding="utf-8")
+    ended = ragctl("query", config, "--questions", asked, "--retrieve-only")
+    answers = [json.loads(line) for line in ended.out.split("\n") if line]
+    assert [answer["question"] for answer in answers] == ["What\u2028soup?", "How many turbines?"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["-"], "stdin is not valid UTF-8"),
+        (["--questions", "-"], "stdin is not valid UTF-8"),
+        ([b"caf\xe9"], "the question is not valid UTF-8"),
+    ],
+)
+def test_bytes_that_are_no_text_are_no_question(
+    config: Path, arguments: list[str | bytes], words: str
+) -> None:
+    """Neither typed nor piped; and nobody is told to remove the index for it."""
+    command = [sys.executable, "-m", "ragctl", "query", str(config), *arguments]
+    done = subprocess.run(command, input=b"caf\xe9", capture_output=True, check=False)
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert done.stderr.decode().startswith(f"ragctl: error: {words}\n")
+
+
 def test_what_the_corpus_does_not_say_is_not_answered(config: Path) -> None:
     """It says so, cites nothing, and that is no error."""
     ended = ragctl("query", config, "Who invented the zeppelin?", "--json")
@@ -124,6 +162,7 @@ def test_what_the_corpus_does_not_say_is_not_answered(config: Path) -> None:
         (["   "], "the question is empty"),
         (["x" * 1_025], "the question has 1,025 characters, 1,024 are the most"),
         ([], "ask one QUESTION, or many with --questions FILE"),
+        (["soup", "--filter", '{"$and":[' * 5_000], "--filter is nested too deeply"),
         (["soup", "--tenant", "a"], "this experiment keeps no tenants apart"),
         (["--questions", "no-such-file"], "--questions no-such-file: cannot be read"),
     ],

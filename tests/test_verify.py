@@ -129,6 +129,16 @@ def test_an_index_of_another_embedder_is_named(config: Path) -> None:
     assert "dimension: the index has 256, the experiment asks for 128" in ended.json["index"]
 
 
+def test_a_repair_is_not_promised_where_it_does_nothing(config: Path) -> None:
+    """Another embedder needs another index, and a document that fails needs its reason looked at."""
+    other = ragctl("verify", config, "--set", "embedding.dimension=128")
+    assert "hint: name another index in store.index, or remove this one: ragctl teardown CONFIG" in other.err
+    (config.parent / "docs" / "broken.pdf").write_bytes(b"no PDF")
+    ended = ragctl("verify", config, "--repair", "--json")
+    assert (ended.status, off(ended)) == (3, {"failed"})
+    assert "hint: ragctl failures CONFIG says what fails, and why" in ended.err
+
+
 def test_full_and_sample_exclude_one_another(config: Path) -> None:
     """A contradiction is a usage error."""
     ended = ragctl("verify", config, "--full", "--sample", "3")

@@ -11,7 +11,7 @@ app = typer.Typer(help="Check and show experiment files.", no_args_is_help=True)
 
 @app.command("check")
 def check_command(config: Config, overrides: Set = None, *, json_output: Json = False) -> None:
-    r"""Check an experiment file and the files that it names; every fault is listed at once.
+    """Check an experiment file and the files that it names; every fault is listed at once.
 
     \b
     Example:
@@ -30,7 +30,7 @@ def check_command(config: Config, overrides: Set = None, *, json_output: Json = 
 
 @app.command("show")
 def show_command(config: Config, overrides: Set = None, *, json_output: Json = False) -> None:
-    r"""Print the experiment as ragctl understands it: defaults filled in, paths absolute, secrets masked.
+    """Print the experiment as ragctl understands it: defaults filled in, paths absolute, secrets masked.
 
     \b
     Example:
@@ -51,7 +51,7 @@ def show_command(config: Config, overrides: Set = None, *, json_output: Json = F
 
 @app.command("schema")
 def schema_command() -> None:
-    r"""Print the JSON Schema of experiment files, for editors.
+    """Print the JSON Schema of experiment files, for editors.
 
     \b
     Example:

@@ -40,7 +40,7 @@ def command(
     verbose: Verbose = False,
     log_json: LogJson = False,
 ) -> None:
-    r"""Make the experiment's index, or check that the one that is there is right.
+    """Make the experiment's index, or check that the one that is there is right.
 
     \b
     Examples:

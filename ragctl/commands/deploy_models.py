@@ -41,7 +41,7 @@ def command(
     verbose: Verbose = False,
     log_json: LogJson = False,
 ) -> None:
-    r"""Deploy the experiment's SageMaker models, or check that those that are there are right.
+    """Deploy the experiment's SageMaker models, or check that those that are there are right.
 
     \b
     Examples:

@@ -16,7 +16,7 @@ def command(
     verbose: Verbose = False,
     log_json: LogJson = False,
 ) -> None:
-    r"""Look at everything that the experiment needs, and change nothing.
+    """Look at everything that the experiment needs, and change nothing.
 
     Each line is ok, missing, or unknown with the reason.
 

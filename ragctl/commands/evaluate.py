@@ -47,7 +47,7 @@ def command(
     verbose: Verbose = False,
     log_json: LogJson = False,
 ) -> None:
-    r"""Ask the questions of the experiment's data set, score the answers, hold them against the gate.
+    """Ask the questions of the experiment's data set, score the answers, hold them against the gate.
 
     \b
     Exit status:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from ragctl.commands.options import Config, Json, LogJson, Quiet, Set, Verbose, load, setup
+from ragctl.commands.options import Config, Json, LogJson, Quiet, Set, Verbose, load, printable, setup
 
 if TYPE_CHECKING:
     from ragctl.config import Experiment
@@ -21,7 +21,7 @@ def command(
     verbose: Verbose = False,
     log_json: LogJson = False,
 ) -> None:
-    r"""List the documents that are not in the index because something failed.
+    """List the documents that are not in the index because something failed.
 
     \b
     Example:
@@ -33,7 +33,8 @@ def command(
 
     def show() -> None:
         for failure in failures:
-            typer.echo(f"{failure.document} ({failure.stage}, {failure.attempts} times): {failure.error}")
+            line = f"{failure.document} ({failure.stage}, {failure.attempts} times): {failure.error}"
+            typer.echo(printable(line))
         if not failures:
             typer.echo("no failures")
 

@@ -17,6 +17,7 @@ from ragctl.commands.options import (
     Set,
     Verbose,
     load_each,
+    printable,
     setup,
     shown,
 )
@@ -71,7 +72,7 @@ def command(
     verbose: Verbose = False,
     log_json: LogJson = False,
 ) -> None:
-    r"""Bring the index up to date with the sources: add, replace and remove what changed.
+    """Bring the index up to date with the sources: add, replace and remove what changed.
 
     \b
     Examples:
@@ -175,7 +176,8 @@ def show(result: IngestResult, run: str | None) -> None:
     if result.restored:
         typer.echo("  the index had lost chunks; they are back")
     for failure in result.failures[:FAILURES_SHOWN]:
-        typer.echo(f"  failed: {failure.document} ({failure.stage}): {failure.error}", err=True)
+        line = f"  failed: {failure.document} ({failure.stage}): {failure.error}"
+        typer.echo(printable(line), err=True)
     if len(result.failures) > FAILURES_SHOWN:
         typer.echo(f"  and {len(result.failures) - FAILURES_SHOWN:,} more: ragctl failures CONFIG", err=True)
     if run:

@@ -118,6 +118,14 @@ def shown(path: str | Path) -> str:
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
+def printable(text: str, *, lines: bool = False) -> str:
+    """Without control characters: neither a document nor its name may steer the terminal. `lines`: newlines and
+    tabs are kept.
+    """
+    kept = "\n\t" if lines else ""
+    return "".join(c if c.isprintable() or c in kept else " " for c in text)
+
+
 def no_colour() -> bool:
     """Whether NO_COLOR is set (no-color.org)."""
     return bool(os.environ.get("NO_COLOR"))
@@ -125,7 +133,7 @@ def no_colour() -> bool:
 
 class _Plain(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        return f"ragctl: {record.levelname.lower()}: {record.getMessage()}"
+        return f"ragctl: {record.levelname.lower()}: {printable(record.getMessage(), lines=True)}"
 
 
 class _JsonLines(logging.Formatter):

@@ -51,7 +51,7 @@ def command(
     verbose: Verbose = False,
     log_json: LogJson = False,
 ) -> None:
-    r"""Say what ingest and deploy-models would do, what it costs and how long it takes. Nothing is changed.
+    """Say what ingest and deploy-models would do, what it costs and how long it takes. Nothing is changed.
 
     \b
     Examples:

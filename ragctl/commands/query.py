@@ -2,18 +2,31 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ragctl.commands.options import Config, Index, Json, LogJson, Output, Quiet, Set, Verbose, load, setup
+from ragctl.commands.options import (
+    Config,
+    Index,
+    Json,
+    LogJson,
+    Output,
+    Quiet,
+    Set,
+    Verbose,
+    load,
+    printable,
+    setup,
+)
 
 if TYPE_CHECKING:
     from ragctl.query import QueryEngine, QueryOptions
     from ragctl.records import Answer, Hit
+
+_Question = tuple[str, dict[str, Any] | None]  # with a filter of its own
 
 
 class Mode(StrEnum):
@@ -56,7 +69,7 @@ def command(
     verbose: Verbose = False,
     log_json: LogJson = False,
 ) -> None:
-    r"""Answer a question from the index, with citations.
+    """Answer a question from the index, with citations.
 
     \b
     Examples:
@@ -86,7 +99,7 @@ def command(
             _ask_many(engine, questions, options, explain=explain)
         else:
             assert question is not None
-            text = sys.stdin.read().strip() if question == "-" else question
+            text = _read(Path("-")).strip() if question == "-" else question
             _ask_one(engine, text, options, output, explain=explain)
 
 
@@ -97,6 +110,8 @@ def _filter(text: str | None) -> dict[str, Any] | None:
         return None
     try:
         value = json.loads(text)
+    except RecursionError:
+        raise FilterError("--filter is nested too deeply") from None
     except ValueError as error:
         raise FilterError(
             f"--filter is not JSON: {error}", hint="quote it for the shell: --filter '{\"year\": 2023}'"
@@ -119,11 +134,11 @@ def _ask_one(
 
     def show(piece: str) -> None:
         streamed.append(piece)
-        typer.echo(_printable(piece), nl=False)
+        typer.echo(printable(piece, lines=True), nl=False)
 
     answer = engine.ask(question, options, show)
     if answer.text is not None:
-        typer.echo("" if streamed else _printable(answer.text))
+        typer.echo("" if streamed else printable(answer.text, lines=True))
         typer.echo()
         _show_citations(answer)
     else:
@@ -135,7 +150,7 @@ def _ask_one(
 def _show_citations(answer: Answer) -> None:
     for citation in answer.citations:
         page = f", page {citation.page}" if citation.page is not None else ""
-        typer.echo(f"  [{citation.marker}] {_printable(citation.document)}{page}")
+        typer.echo(f"  [{citation.marker}] {printable(citation.document)}{page}")
 
 
 def _show_hits(hits: tuple[Hit, ...]) -> None:
@@ -143,9 +158,9 @@ def _show_hits(hits: tuple[Hit, ...]) -> None:
         typer.echo("no hits")
     for number, hit in enumerate(hits, 1):
         page = f", page {hit.page}" if hit.page is not None else ""
-        typer.echo(f"{number}. {_printable(hit.document)}{page}  (score {hit.score:.4g})")
+        typer.echo(f"{number}. {printable(hit.document)}{page}  (score {hit.score:.4g})")
         text = " ".join(hit.text.split())
-        typer.echo(f"   {_printable(text[:300])}{'...' if len(text) > 300 else ''}")
+        typer.echo(f"   {printable(text[:300])}{'...' if len(text) > 300 else ''}")
 
 
 def _show_ranks(answer: Answer) -> None:
@@ -159,16 +174,11 @@ def _show_ranks(answer: Answer) -> None:
             f"{_cell(r.text_score, '.3f'):>6}  {_cell(r.fused_score, '.4f'):>6}  {_cell(r.rerank_score, '.4f'):>8}"
         )
         cut = "  cut" if number > len(answer.hits) else ""
-        typer.echo(f"{number:>3} {cells}  {_printable(hit.document)}{cut}")
+        typer.echo(f"{number:>3} {cells}  {printable(hit.document)}{cut}")
 
 
 def _cell(value: float | None, form: str) -> str:
     return "-" if value is None else format(value, form)
-
-
-def _printable(text: str) -> str:
-    """Without control characters: a document must not steer the terminal."""
-    return "".join(c if c.isprintable() or c in "\n\t" else " " for c in text)
 
 
 def _ask_many(engine: QueryEngine, path: Path, options: QueryOptions, *, explain: bool) -> None:
@@ -194,22 +204,43 @@ def _ask_many(engine: QueryEngine, path: Path, options: QueryOptions, *, explain
         raise PartialFailure(f"{failed} of {total} questions failed")
 
 
-def _read_questions(path: Path) -> Iterator[tuple[str, dict[str, Any] | None]]:
+def _read_questions(path: Path) -> list[_Question]:
+    """All of them, before the first is asked. Raises ConfigError that lists every line at fault."""
+    from ragctl.errors import ConfigError
+
+    split = _read(path).split("\n")  # not splitlines(): JSON may hold other line separators as they are
+    lines = [(number, line.strip()) for number, line in enumerate(split, 1) if line.strip()]
+    if not lines:
+        raise ConfigError(f"--questions {path}: there is no question in it")
+    asked = [(number, _question(line)) for number, line in lines]
+    faults = "".join(
+        f'\n  line {number}: must be JSON with a "question"' for number, question in asked if question is None
+    )
+    if faults:
+        raise ConfigError(f"--questions {path}: not every line is a question{faults}")
+    return [question for _, question in asked if question is not None]
+
+
+def _read(path: Path) -> str:
+    """The text of a file; of stdin for "-"."""
     from ragctl.errors import ConfigError
 
     try:
-        lines = (sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8")).splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"--questions {path}: cannot be read: {error}") from error
-    asked = [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
-    if not asked:
-        raise ConfigError(f"--questions {path}: there is no question in it")
-    for number, line in asked:
-        if not line.startswith("{"):
-            yield line, None
-            continue
-        try:
-            record = json.loads(line)
-            yield str(record["question"]), record.get("filter")
-        except (ValueError, KeyError) as error:
-            raise ConfigError(f'--questions {path} line {number}: must be JSON with a "question"') from error
+        data = sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
+        return data.decode("utf-8-sig")
+    except OSError as error:
+        raise ConfigError(f"--questions {path}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        source = "stdin" if str(path) == "-" else f"--questions {path}"
+        raise ConfigError(f"{source} is not valid UTF-8", hint="convert it first") from error
+
+
+def _question(line: str) -> _Question | None:
+    """The question and the filter in a line of text or JSON; None where the JSON holds no question."""
+    if not line.startswith("{"):
+        return line, None
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return (record["question"], record.get("filter")) if isinstance(record.get("question"), str) else None

@@ -13,6 +13,7 @@ from ragctl.commands.options import (
     Set,
     Verbose,
     load_each,
+    printable,
     setup,
 )
 
@@ -38,7 +39,7 @@ def command(
     verbose: Verbose = False,
     log_json: LogJson = False,
 ) -> None:
-    r"""Hold source, ledger and index against one another.
+    """Hold source, ledger and index against one another.
 
     \b
     Exit status:
@@ -61,7 +62,9 @@ def command(
         {name: drift.to_json() for name, drift in drifts.items()}, lambda name: _show(name, drifts[name])
     )
     if not all(drift.is_clean for drift in drifts.values()):
-        raise PartialFailure("source, ledger and index do not agree", hint="ragctl verify CONFIG --repair")
+        raise PartialFailure(
+            "source, ledger and index do not agree", hint=_hint(list(drifts.values()), repaired=repair)
+        )
 
 
 def _verify(experiment: Experiment, sample: int | None, *, repair: bool) -> Drift:
@@ -79,6 +82,13 @@ def _verify(experiment: Experiment, sample: int | None, *, repair: bool) -> Drif
     return drift
 
 
+def _hint(drifts: list[Drift], *, repaired: bool) -> str:
+    """What helps: a repair does not change what the index was made for, nor mend a document that fails."""
+    if any(drift.index for drift in drifts):
+        return "name another index in store.index, or remove this one: ragctl teardown CONFIG --index"
+    return "ragctl failures CONFIG says what fails, and why" if repaired else "ragctl verify CONFIG --repair"
+
+
 def _show(index: str, drift: Drift) -> None:
     typer.echo(
         f"{index}: {drift.documents:,} documents in {drift.chunks:,} chunks, {drift.looked_at:,} documents looked into"
@@ -94,6 +104,6 @@ def _show(index: str, drift: Drift) -> None:
     ):
         if items:
             shown = ", ".join(items[:KEYS_SHOWN]) + (" ..." if len(items) > KEYS_SHOWN else "")
-            typer.echo(f"  {name}: {len(items):,}: {shown}")
+            typer.echo(f"  {name}: {len(items):,}: {printable(shown)}")
     if drift.is_clean:
         typer.echo("source, ledger and index agree")
