@@ -103,7 +103,10 @@ def _read_chain(path: Path, faults: list[str], below: tuple[Path, ...]) -> Tree:
     tree: Tree = _expand(_read(path), (), faults)
     _resolve(tree, resolved.parent)
     base = tree.get("extends")
+    if base is None:
+        return tree
     if not isinstance(base, str):
+        faults.append(f"{path}: extends: must be the path of one file")
         return tree
     merged: Tree = _merge(_read_chain(Path(base), faults, (*below, resolved)), tree)
     return merged
@@ -222,8 +225,12 @@ def _apply(tree: Tree, override: str, faults: list[str]) -> None:
     """Put one `a.b=value` into the tree; the value is YAML, and a relative path in it is meant from here."""
     name, equals, text = override.partition("=")
     keys = name.strip().split(".")
+    said = f"--set {name.strip()}"  # without the value, which may be a secret
     if not equals or not all(keys):
-        faults.append(f"--set {override}: write section.key=value")
+        faults.append(f"{said}: write section.key=value")
+        return
+    if keys[0] == "extends":
+        faults.append(f"{said}: a file says itself what it extends")
         return
     try:
         value: Any = yaml.load(text, _Loader)  # noqa: S506  _Loader is a SafeLoader
@@ -234,16 +241,16 @@ def _apply(tree: Tree, override: str, faults: list[str]) -> None:
     for i, key in enumerate(keys[:-1]):
         holder = _step(holder, key)
         if holder is None:
-            faults.append(f"--set {override}: there is no {'.'.join(keys[: i + 1])}")
+            faults.append(f"{said}: there is no {'.'.join(keys[: i + 1])}")
             return
     last: Any = keys[-1]
     if isinstance(holder, list):
         if not last.isdecimal() or int(last) >= len(holder):
-            faults.append(f"--set {override}: there is no {name.strip()}")
+            faults.append(f"{said}: there is no {name.strip()}")
             return
         last = int(last)
     elif not isinstance(holder, dict):
-        faults.append(f"--set {override}: {'.'.join(keys[:-1])} is not a section")
+        faults.append(f"{said}: {'.'.join(keys[:-1])} is not a section")
         return
     if last == "kind" and isinstance(holder, dict) and holder.get("kind") not in (None, patch):
         holder.clear()  # another kind has other settings, as with `extends`

@@ -92,7 +92,10 @@ def _suggestion(name: str, known: Sequence[str]) -> str:
     family, _, cut = name.partition("@")
     folded = {form.partition("@")[0].casefold(): form.partition("@")[0] for form in known}
     close = get_close_matches(family.casefold(), folded, n=1, cutoff=0.7)
-    meant = f"did you mean {folded[close[0]]}{f'@{cut}' if cut else ''}? " if close else ""
+    meant = ""
+    if close:
+        form = f"{folded[close[0]]}{f'@{cut}' if cut else ''}"
+        meant = f"did you mean {form}? " if form != name else "k is from 1 to 9999; "
     shown = [form for form in known if not form.startswith("latency_")]
     if len(shown) < len(known):
         shown += ["latency_p50, _p95 or _p99", f"latency_<{'|'.join(STAGES)}>_p50 and so on"]

@@ -166,6 +166,16 @@ def test_extends_merges_and_another_kind_replaces(write: Write) -> None:
     assert experiment.embedding.kind == "openai"
 
 
+def test_only_one_file_can_be_extended(write: Write) -> None:
+    """Anything else under `extends` is a fault, not nothing."""
+    assert "extends: must be the path of one file" in message(write(MINIMAL + "extends: [a.yaml]\n"))
+
+
+def test_a_fault_in_an_override_does_not_show_its_value(write: Write) -> None:
+    """It may be a secret."""
+    assert "hunter2" not in message(write(MINIMAL), "name.api_key=hunter2")
+
+
 def test_a_circle_of_extends_is_named(write: Write) -> None:
     """It ends, and says by which way."""
     write("extends: b.yaml\n", "a.yaml")
@@ -188,9 +198,10 @@ def test_set_overrides_single_settings(write: Write, monkeypatch: pytest.MonkeyP
     ("override", "words"),
     [
         ("retrieval.top_k", "--set retrieval.top_k: write section.key=value"),
-        ("sources.7.name=a", "--set sources.7.name=a: there is no sources.7"),
+        ("sources.7.name=a", "--set sources.7.name: there is no sources.7"),
         ("retrieval.topk=3", "retrieval.topk: unknown key; did you mean top_k?"),
-        ("name.a=3", "--set name.a=3: name is not a section"),
+        ("name.a=3", "--set name.a: name is not a section"),
+        ("extends=other.yaml", "--set extends: a file says itself what it extends"),
     ],
 )
 def test_set_faults(write: Write, override: str, words: str) -> None:

@@ -84,6 +84,12 @@ def test_an_unknown_name_gets_a_suggestion_and_the_known_ones() -> None:
     )
 
 
+def test_a_cut_that_no_ranking_has_is_no_other_name() -> None:
+    """The name is right, and what is wrong is said."""
+    with pytest.raises(ConfigError, match="unknown metric 'nDCG@0'; k is from 1 to 9999; known: nDCG@k"):
+        check_metric("nDCG@0")
+
+
 def test_a_gate_may_name_answer_and_latency_metrics() -> None:
     """Everything that an evaluation yields, and nothing else."""
     for name in ("token_f1", "abstention_recall", "latency_p95", "latency_embed_p50"):
