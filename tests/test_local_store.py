@@ -24,7 +24,7 @@ from ragctl.adapters.lance import import_lancedb
 from ragctl.adapters.local import LocalStore
 from ragctl.adapters.local_filters import facets
 from ragctl.config import Experiment
-from ragctl.errors import ConfigError, Refused, ServiceError
+from ragctl.errors import ConfigError, PermissionDenied, Refused, ServiceError
 from ragctl.filters import matches, normalise
 from ragctl.records import Hit, SearchMode, VectorRecord
 
@@ -418,6 +418,35 @@ def test_a_full_disk_is_said_to_be_full(store: LocalStore, monkeypatch: pytest.M
             store.put([record("b")])
     assert caught.value.hint == "free some space and run the command again; what was written before is whole"
     assert list(store.keys()) == ["a"]
+
+
+def test_a_folder_that_may_not_be_written_is_no_damage(
+    store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody is told to remove an index whose only fault is its permissions."""
+
+    def forbidden(*_: object) -> None:
+        raise RuntimeError("lance error: LanceError(IO): Permission denied (os error 13)")
+
+    monkeypatch.setattr(local_rows, "table", forbidden)
+    with pytest.raises(
+        PermissionDenied, match=r"cannot write to index papers in .*db: permission denied"
+    ) as caught:
+        store.put([record("a")])
+    assert caught.value.hint == "let this user write to the folder, or name another one in store.path"
+
+
+def test_an_index_that_another_process_made_meanwhile_is_taken(
+    store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`create-index` beside the first `ingest`: one makes it, the other finds it, and compares the settings."""
+    late = LocalStore(store._path, "papers")
+    exists = iter([False])
+    monkeypatch.setattr(LocalStore, "_exists", lambda _: next(exists, True))
+    assert late.create(SPEC) is False
+    exists = iter([False])
+    with pytest.raises(Refused, match="index papers was made with other settings"):
+        late.create(replace(SPEC, dimension=3))
 
 
 def test_a_write_that_fails_half_way_changes_nothing(store: LocalStore) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import shutil
 import threading
 from collections.abc import Iterator, Sequence
@@ -25,7 +26,7 @@ from ragctl.adapters.base import IndexInfo, IndexSpec, StoreLimits
 from ragctl.adapters.lance import import_lancedb
 from ragctl.adapters.local_filters import among
 from ragctl.adapters.local_keys import KnownKeys
-from ragctl.errors import ConfigError, NotFound, ServiceError
+from ragctl.errors import ConfigError, NotFound, PermissionDenied, QuotaExceeded, ServiceError
 from ragctl.filters import refuse_non_filterable
 from ragctl.limits import MAX_TOP_K, check_query, check_record, check_spec, metadata_size, refuse_doubles
 
@@ -45,6 +46,28 @@ FRESH_SHARE = 0.05
 MOST_FILES = 512  # searches are as quick as in one
 MOST_VERSIONS = 2_000  # a few kilobytes each
 PAGE_ROWS = 4_096
+_FAULTS_OF_PLACE: tuple[
+    tuple[int, type[ServiceError], str, str], ...
+] = (  # which every further call would meet
+    (
+        errno.ENOSPC,
+        QuotaExceeded,
+        "the disk is full",
+        "free some space and run the command again; what was written before is whole",
+    ),
+    (
+        errno.EACCES,
+        PermissionDenied,
+        "permission denied",
+        "let this user write to the folder, or name another one in store.path",
+    ),
+    (
+        errno.EROFS,
+        PermissionDenied,
+        "the file system is read-only",
+        "name a folder that can be written in store.path",
+    ),
+)
 FAULTS = (OSError, RuntimeError, ValueError, pa.ArrowException)  # what LanceDB raises, with its panics
 
 
@@ -91,13 +114,11 @@ class LocalStore:
         """Make the index. False where an equal one is there already; Refused where it differs."""
         check_spec(spec)
         with self._writing:
-            info = self.describe()
-            if info is not None:
-                indexes.refuse_other_settings(info, spec)
-            else:
-                self._make(spec)
+            made = not self._exists() and self._make(spec)
+            _, info = self._open()
+            indexes.refuse_other_settings(info, spec)
             self._index_text()
-        return info is None
+        return made
 
     def drop(self) -> bool:
         """Remove the index and all that it held; False where there was none."""
@@ -152,11 +173,18 @@ class LocalStore:
                     self._opened = table, self._info(table.schema)
             return self._opened
 
-    def _make(self, spec: IndexSpec) -> None:
+    def _make(self, spec: IndexSpec) -> bool:
+        """Make the table; False where another process was faster."""
         about = {"layout": LAYOUT, "created": datetime.now(UTC).isoformat(), **asdict(spec)}
         columns = rows.schema(spec.dimension, {ABOUT: json.dumps(about).encode()})
         with self._faults("make"):
-            self._connect().create_table(self._name, schema=columns)
+            try:
+                self._connect().create_table(self._name, schema=columns)
+            except ValueError:  # what LanceDB says to a table that exists
+                if not self._exists():
+                    raise
+                return False
+        return True
 
     def _info(self, columns: pa.Schema) -> IndexInfo:
         about = json.loads((columns.metadata or {}).get(ABOUT, b"{}"))
@@ -281,15 +309,22 @@ class LocalStore:
             # A panic of its native code is of a class that cannot be imported.
             if not isinstance(error, FAULTS) and type(error).__name__ != "RustPanic":
                 raise
-            full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
-            # LanceDB's own words may hold the filter or the text that was searched for: they stay with the cause.
-            reason = "the disk is full" if full else f"{type(error).__name__} in LanceDB"
-            raise ServiceError(
-                f"cannot {doing} index {self._name} in {self._path}: {reason}",
-                hint="free some space and run the command again; what was written before is whole"
-                if full
-                else "if its files are damaged, remove the index and ingest again: ragctl teardown CONFIG --index",
-            ) from error
+            kind, reason, hint = _diagnosis(error)
+            raise kind(f"cannot {doing} index {self._name} in {self._path}: {reason}", hint=hint) from error
+
+
+def _diagnosis(error: Exception) -> tuple[type[ServiceError], str, str]:
+    """What is wrong and what to do. LanceDB's own words may hold the text that was searched for: only those of the
+    operating system are looked for in them, and none are repeated.
+    """
+    for number, kind, reason, hint in _FAULTS_OF_PLACE:
+        if getattr(error, "errno", None) == number or os.strerror(number) in str(error):
+            return kind, reason, hint
+    return (
+        ServiceError,
+        f"{type(error).__name__} in LanceDB",
+        "if its files are damaged, remove the index and ingest again: ragctl teardown CONFIG --index",
+    )
 
 
 def _is_behind(text_index: Any | None) -> bool:
