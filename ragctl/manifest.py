@@ -11,11 +11,13 @@ they are replaced. So whenever a run dies, what must be deleted is known.
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal
 
 from ragctl.errors import LeaseLost, StateError
@@ -134,8 +136,10 @@ def _document_row(row: tuple[str, str, str, str, str, int, str]) -> DocumentRow:
 _LISTED = "SELECT id, location, size, stamp, source, metadata FROM files"
 
 
-def _source_file(row: tuple[str, str, int, str, str, str]) -> SourceFile:
-    return SourceFile(row[0], row[1], row[2], row[3], row[4], json.loads(row[5]) if row[5] != "{}" else {})
+def _source_file(row: tuple[str, bytes, int, str, str, str]) -> SourceFile:
+    return SourceFile(
+        row[0], os.fsdecode(row[1]), row[2], row[3], row[4], json.loads(row[5]) if row[5] != "{}" else {}
+    )
 
 
 class Listing:
@@ -150,7 +154,7 @@ class Listing:
             "", check_same_thread=False
         )  # private, deleted when closed (sqlite.org/inmemorydb.html)
         self._db.execute(
-            "CREATE TABLE files (id TEXT PRIMARY KEY, location TEXT, size INTEGER, stamp TEXT, source TEXT, "
+            "CREATE TABLE files (id TEXT PRIMARY KEY, location BLOB, size INTEGER, stamp TEXT, source TEXT, "
             "metadata TEXT, tenant TEXT) WITHOUT ROWID"
         )
         if tenant_key is not None:
@@ -162,7 +166,7 @@ class Listing:
         rows = (
             (
                 file.id,
-                file.location,
+                os.fsencode(file.location),  # a name that is not UTF-8 is no text to SQLite
                 file.size,
                 file.stamp,
                 file.source,
@@ -336,10 +340,15 @@ class Ledger:
             self._db.executemany("INSERT OR IGNORE INTO loose VALUES (?)", ((key,) for key in keys))
 
     def settle(
-        self, documents: Sequence[DocumentRow], files: Sequence[FileRow], failures: Sequence[Failure]
+        self,
+        documents: Sequence[DocumentRow],
+        files: Sequence[FileRow],
+        failures: Sequence[Failure],
+        failing: Mapping[str, Collection[str]] = MappingProxyType({}),
     ) -> list[str]:
         """Save what is now in the store. The keys that documents had before and have no more become loose:
-        they are returned, to be deleted.
+        they are returned, to be deleted. `failing`: files that were worked through, with the documents of each
+        that failed; what failed there before and is not among them does so no more.
         """
         gone: list[str] = []
         with self._transaction():
@@ -347,6 +356,8 @@ class Ledger:
                 gone += self._settle_document(document)
             for failure in failures:
                 self._add_failure(failure)
+            for file_id, failed in failing.items():
+                self._forget_failures(file_id, failed)
             for file in files:
                 self._settle_file(file)
         return gone
@@ -411,6 +422,12 @@ class Ledger:
             "stage = excluded.stage, error = excluded.error, attempts = attempts + 1, updated = excluded.updated",
             (failure.document, failure.file, failure.stage, failure.error),
         )
+
+    def _forget_failures(self, file_id: str, failed: Collection[str]) -> None:
+        """Forget the failures of a file but those of the documents `failed`."""
+        known = self._db.execute("SELECT document FROM failures WHERE file = ?", (file_id,)).fetchall()
+        over = [row for row in known if row[0] not in failed]
+        self._db.executemany("DELETE FROM failures WHERE document = ?", over)
 
     def _settle_file(self, row: FileRow) -> None:
         self._db.execute(

@@ -107,6 +107,7 @@ class _OpenFile:
     finished: Finished | None = None
     whole: bool = True
     seen: set[str] | None = None  # ids of its documents, kept where some may have vanished
+    failed: set[str] = field(default_factory=set)  # its documents that failed
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,6 +203,7 @@ class Pipeline:
         self._settled: list[DocumentRow] = []
         self._settled_files: list[FileRow] = []
         self._settled_failures: list[Failure] = []
+        self._failing: dict[str, set[str]] = {}  # files worked through, with their documents that failed
         self._gone: list[str] = []  # keys to delete once the ledger that no longer has them is published
         self._saved = monotonic()
         self._parsing = True
@@ -694,6 +696,7 @@ class Pipeline:
             self.shrunk.append(row)  # done only when they are removed, so that a refusal is met again
             row = replace(row, done=False)
         self._settled_files.append(row)
+        self._failing[file_id] = file.failed
         del self._files[file_id]
         self._issued.pop(file_id, None)
         share = len(self.failures) / max(self._planned, self.counts.seen - self._seen_before, 1)
@@ -713,7 +716,9 @@ class Pipeline:
 
     def _fail(self, document: str, file_id: str, stage: str, error: str) -> None:
         failure = Failure(document, file_id, stage, error.removeprefix(document).lstrip(" :"))
-        self._file(file_id).whole = False
+        file = self._file(file_id)
+        file.whole = False
+        file.failed.add(document)
         self.counts.failed += 1
         self.failures.append(failure)
         self._settled_failures.append(failure)
@@ -724,8 +729,10 @@ class Pipeline:
         self._saved = monotonic()
         if not (self._settled or self._settled_files or self._settled_failures):
             return
-        self._gone += self._s.ledger.settle(self._settled, self._settled_files, self._settled_failures)
-        self._settled, self._settled_files, self._settled_failures = [], [], []
+        self._gone += self._s.ledger.settle(
+            self._settled, self._settled_files, self._settled_failures, self._failing
+        )
+        self._settled, self._settled_files, self._settled_failures, self._failing = [], [], [], {}
         if self._s.ledger.publish():
             gone, self._gone = self._gone, []
             self.counts.removed += delete_keys(self._s, gone)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ragctl.adapters import open_store
-from ragctl.errors import Refused
+from ragctl.adapters.local import LocalStore
+from ragctl.errors import QuotaExceeded, Refused, ServiceError
 from ragctl.ingest import IngestOptions, IngestResult, Progress, ingest
 from ragctl.loading import load
 from ragctl.state import open_state
@@ -152,7 +155,13 @@ def test_a_record_file_changes_record_by_record(tmp_path: Path) -> None:
     records[5] = {"id": 99, "text": "new"}
     write_docs(tmp_path, {"r.jsonl": "\n".join(map(json.dumps, records))})
     counts = run(tmp_path).counts
-    assert (counts.changed, counts.added, counts.deleted, counts.unchanged, counts.embedded) == (1, 1, 1, 8, 2)
+    assert (counts.changed, counts.added, counts.deleted, counts.unchanged, counts.embedded) == (
+        1,
+        1,
+        1,
+        8,
+        2,
+    )
 
 
 def test_a_bad_file_does_not_stop_the_good_ones(folder: Path) -> None:
@@ -171,6 +180,68 @@ def test_a_bad_file_does_not_stop_the_good_ones(folder: Path) -> None:
     result = run(folder, 'parsing.pdf_passwords=["open sesame"]', only_failed=True)
     assert (result.counts.added, result.failures) == (1, [])
     assert "docs/locked.pdf" in documents(folder)
+
+
+def test_each_record_that_fails_is_listed(tmp_path: Path) -> None:
+    """Also those that have no id, and no longer than they fail."""
+    docs = write_docs(tmp_path, {"x.jsonl": '{"id": "1", "text": "one"}\n{"text": "two"}\n{"id": "3"}\n'})
+    config = experiment(tmp_path, ingest={"workers": 1})
+    assert ragctl("ingest", config).status == 3
+    assert ragctl("failures", config).out == (
+        "docs/x.jsonl line 2 (parse, 1 times): the id field 'id' is empty\n"
+        "docs/x.jsonl line 3 (parse, 1 times): no text in text\n"
+    )
+    (docs / "x.jsonl").write_text('{"id": "1", "text": "one"}\n{"id": "2", "text": "two"}\n{"id": "3"}\n')
+    assert ragctl("ingest", config).status == 3
+    assert ragctl("failures", config).out == "docs/x.jsonl line 3 (parse, 2 times): no text in text\n"
+
+
+def test_names_may_be_anything_that_a_file_system_takes(tmp_path: Path) -> None:
+    """Bytes that are no UTF-8, newlines and terminal commands; what is printed of them is harmless."""
+    docs = os.fsencode(write_docs(tmp_path, {"good.md": "Some text.\n"}))
+    for name in (b"bad\xff.txt", b"new\nline.txt", b"esc\x1b[31m.txt", b"esc\x1b[31m.pdf"):
+        Path(os.fsdecode(docs + b"/" + name)).write_bytes(b"Some text.\n")
+    config = experiment(tmp_path, ingest={"workers": 1})
+    ended = ragctl("ingest", config)
+    assert (ended.status, ended.err.count("\x1b")) == (3, 0)
+    assert "failed: docs/esc [31m.pdf (parse): cannot be read as PDF" in ended.err
+    assert documents(tmp_path) == [
+        "docs/bad\\xff.txt",
+        "docs/esc\x1b[31m.txt",
+        "docs/good.md",
+        "docs/new\nline.txt",
+    ]
+    for command in ("failures", "verify"):
+        assert "\x1b" not in ragctl(command, config).out
+    assert ragctl("ingest", config, "--only-failed").status == 3
+
+
+def test_a_store_that_cannot_be_written_ends_the_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No document is to blame for a full disk, and none is embedded in vain; the next run carries on."""
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("ragctl.adapters.local_rows.table", full)
+        with pytest.raises(QuotaExceeded, match=r"cannot write to index test in .*: the disk is full"):
+            run(folder)
+    result = run(folder)
+    assert (result.counts.added, result.failures) == (10, [])
+
+
+def test_a_store_that_refuses_every_put_ends_the_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Puts that fail one after the other are the store's fault, and what would be embedded for them is paid in vain."""
+
+    def down(*_: object) -> None:
+        raise ServiceError("the store is down")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalStore, "limits", replace(LocalStore.limits, put_records=1))
+        patch.setattr(LocalStore, "put", down)
+        with pytest.raises(ServiceError, match="the store is down"):
+            run(folder)
+    assert run(folder).counts.added == 10
 
 
 def test_a_changed_file_that_fails_keeps_its_old_chunks(folder: Path) -> None:

@@ -143,6 +143,14 @@ def test_failures_count_their_attempts_and_go_with_success(ledger: Ledger) -> No
     assert ledger.failures() == []
 
 
+def test_what_fails_no_more_in_a_file_is_forgotten(ledger: Ledger) -> None:
+    """A file that was worked through has the failures of that time and no older ones; other files keep theirs."""
+    old = [Failure(name, name.partition("#")[0], "parse", "no text") for name in ("a#1", "a#2", "b#1")]
+    ledger.settle([], [], old)
+    ledger.settle([], [], [old[1]], {"a": {"a#2"}})
+    assert [(f.document, f.attempts) for f in ledger.failures()] == [("a#2", 2), ("b#1", 1)]
+
+
 def test_an_older_fence_cannot_write(tmp_path: Path) -> None:
     """A holder that was paused past its lease finds the door shut when it wakes."""
     path = tmp_path / "ledger.sqlite"

@@ -53,7 +53,8 @@ def read(file: SourceFile, data: bytes, records: Sequence[Records]) -> Iterator[
         try:
             document = _document(file, row, rules, seen)
         except DocumentError as error:
-            yield DocumentError(f"{file.id} line {line}: {error.message}", hint=error.hint)
+            place = f"{file.id} line {line}"  # what to call a record that may have no id, or another one's
+            yield DocumentError(f"{place}: {error.message}", hint=error.hint, document=place)
         else:
             yield document
 
