@@ -5,11 +5,15 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from typer.core import TyperGroup
+from typer.main import get_command
 
 from ragctl import __version__
+from ragctl.cli import app
 from tests.cli import experiment, ragctl
 
 COMMANDS = ["create-index", "ingest", "query", "eval", "teardown", "deploy-models", "failures", "verify"]
@@ -36,7 +40,20 @@ def test_every_command_has_an_example_in_its_help(command: str) -> None:
     ended = ragctl(command, "--help")
     assert ended.status == 0
     assert f"\n    ragctl {command} " in ended.out  # on a line of its own
-    assert "\\b" not in ended.out
+
+
+def test_no_help_shows_the_mark_that_keeps_its_lines() -> None:
+    """Examples stand below one another: the mark is a character, not the two that it is written with."""
+    assert [text for text in _helps(get_command(app)) if "\\b" in text] == []
+
+
+def _helps(command: object) -> Iterator[str]:
+    """What each command says of itself, those of a group among them."""
+    if isinstance(command, TyperGroup):
+        for one in command.commands.values():
+            yield from _helps(one)
+    else:
+        yield getattr(command, "help", "")
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c != "failures"])

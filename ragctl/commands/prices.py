@@ -22,7 +22,7 @@ def refresh_command(
     verbose: Verbose = False,
     log_json: LogJson = False,
 ) -> None:
-    r"""Fetch the prices of endpoint instances in the experiment's region from AWS into its state location.
+    """Fetch the prices of endpoint instances in the experiment's region from AWS into its state location.
 
     \b
     Example:
@@ -52,7 +52,7 @@ def show_command(
     verbose: Verbose = False,
     log_json: LogJson = False,
 ) -> None:
-    r"""Show every price that is known for the experiment, with its source and the date on which it was read.
+    """Show every price that is known for the experiment, with its source and the date on which it was read.
 
     \b
     Example:

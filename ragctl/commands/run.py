@@ -34,7 +34,7 @@ def command(
     verbose: Verbose = False,
     log_json: LogJson = False,
 ) -> None:
-    r"""Deploy the models, make the index, ingest, evaluate, and remove the models again: all in one go.
+    """Deploy the models, make the index, ingest, evaluate, and remove the models again: all in one go.
 
     The models that this run deploys are removed whatever happens: a failure, a gate that is not met, Ctrl-C. Models
     that were up before stay up, and the index stays. An experiment without models to deploy goes through the rest.

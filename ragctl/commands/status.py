@@ -25,7 +25,7 @@ def command(
     verbose: Verbose = False,
     log_json: LogJson = False,
 ) -> None:
-    r"""Show what exists and what it costs: endpoints, indexes, who works on them, and how the last runs ended.
+    """Show what exists and what it costs: endpoints, indexes, who works on them, and how the last runs ended.
 
     Without CONFIG: everything in the account and region of the environment that carries ragctl's tags, orphans too.
 

@@ -50,7 +50,7 @@ def command(
     verbose: Verbose = False,
     log_json: LogJson = False,
 ) -> None:
-    r"""Remove what this experiment made. Sources and run reports are never touched.
+    """Remove what this experiment made. Sources and run reports are never touched.
 
     \b
     Examples:
