@@ -1,4 +1,7 @@
-"""plan: what an ingest would do to each index of an experiment, before it does it. Nothing is changed or paid for."""
+"""plan: what an ingest would do to each index of an experiment, before it does it.
+
+Nothing is changed. A model that does not tell the length of its vectors is asked once, as ingest asks it.
+"""
 
 from __future__ import annotations
 

@@ -21,10 +21,13 @@ if TYPE_CHECKING:
 
 CREATE, PLAN, INGEST, QUERY, EVAL = "create-index", "plan", "ingest", "query", "eval"
 VERIFY, REBUILD, FAILURES = "verify", "ledger rebuild", "failures"
-DEPLOY, TEARDOWN, DOCTOR = "deploy-models", "teardown", "doctor"
-COMMANDS: Final = (CREATE, PLAN, INGEST, QUERY, EVAL, VERIFY, REBUILD, FAILURES, DEPLOY, TEARDOWN, DOCTOR)
+DEPLOY, STATUS, TEARDOWN, DOCTOR = "deploy-models", "status", "teardown", "doctor"
+COMMANDS: Final = (
+    *(CREATE, PLAN, INGEST, QUERY, EVAL, VERIFY, REBUILD, FAILURES),
+    *(DEPLOY, STATUS, TEARDOWN, DOCTOR),
+)
 
-_READS_INDEX = (CREATE, PLAN, INGEST, QUERY, EVAL, VERIFY, REBUILD, TEARDOWN, DOCTOR)
+_READS_INDEX = (CREATE, PLAN, INGEST, QUERY, EVAL, VERIFY, REBUILD, STATUS, TEARDOWN, DOCTOR)
 _EMBEDS = (
     CREATE,
     INGEST,
@@ -90,7 +93,18 @@ def _s3vectors() -> Iterator[Right]:
     yield _right(part, _READS_INDEX, "GetIndex ListTagsForResource", INDEX, service=service)
     yield _right(part, (INGEST,), "PutVectors GetVectors DeleteVectors", INDEX, service=service)
     yield _right(
-        part, (INGEST,), "ListVectors", INDEX, service=service, when="where the index has lost vectors"
+        part, (PLAN, INGEST), "ListVectors", INDEX, service=service, when="where the index has lost vectors"
+    )
+    yield _right(
+        part, (PLAN,), "GetVectors", INDEX, service=service, when="where documents are in the index already"
+    )
+    yield _right(
+        part,
+        (STATUS,),
+        "ListVectorBuckets ListIndexes ListTagsForResource",
+        ANY,
+        service=service,
+        when="without a config, for the whole account",
     )
     # A filter, metadata or words in a query ask for GetVectors as well, as does metadata in a list.
     yield _right(part, _ANSWERS, "QueryVectors GetVectors", INDEX, service=service)
@@ -133,7 +147,7 @@ def _s3() -> Iterator[Right]:
     yield _right("source: s3", (CREATE, FAILURES), "ListBucket", SOURCE, service="s3", when=_BY_TENANT)
     yield _right("source: s3", (PLAN, INGEST, VERIFY, DOCTOR), "GetObject", SOURCE_FILES, service="s3")
     # Without ListBucket a file that is not there yet looks like one that may not be read.
-    reads = (*_WRITES_STATE, PLAN, VERIFY, FAILURES, EVAL, DEPLOY)
+    reads = (*_WRITES_STATE, PLAN, VERIFY, FAILURES, EVAL, DEPLOY, STATUS)
     yield _right("state: s3", reads, "GetObject", STATE_FILES, service="s3")
     yield _right("state: s3", reads, "ListBucket", STATE, service="s3")
     yield _right("state: s3", (*_WRITES_STATE, DEPLOY), "PutObject", STATE_FILES, service="s3")
@@ -145,8 +159,9 @@ def _s3() -> Iterator[Right]:
     yield _right("state: s3", (CREATE, QUERY), "GetObject", STATE_FILES, service="s3", when=when)
     yield _right("state: s3", (CREATE, QUERY), "ListBucket", STATE, service="s3", when=when)
     yield _right("state: s3", (CREATE,), "PutObject", STATE_FILES, service="s3", when=_BY_TENANT)
-    yield _right("cache: s3", (INGEST,), "GetObject PutObject", CACHE_FILES, service="s3")
-    yield _right("cache: s3", (INGEST,), "ListBucket", CACHE, service="s3")
+    yield _right("cache: s3", (PLAN, INGEST), "GetObject", CACHE_FILES, service="s3")
+    yield _right("cache: s3", (INGEST,), "PutObject", CACHE_FILES, service="s3")
+    yield _right("cache: s3", (PLAN, INGEST), "ListBucket", CACHE, service="s3")
 
 
 def _models() -> Iterator[Right]:
@@ -191,7 +206,8 @@ def _models() -> Iterator[Right]:
 def _deployment() -> Iterator[Right]:
     part, service = "deployment", "sagemaker"
     both = (DEPLOY, TEARDOWN)
-    looks = (PLAN, *both)
+    looks = (PLAN, STATUS, *both)
+    finds = (STATUS, *both)
     kinds = ("Model", "EndpointConfig", "Endpoint", "InferenceComponent")
     for kind, resource in zip(kinds, DEPLOYED, strict=True):
         yield _right(part, (DEPLOY,), f"Create{kind}", resource, service=service)
@@ -201,9 +217,11 @@ def _deployment() -> Iterator[Right]:
     yield _right(part, looks, "ListTags", *DEPLOYED, service=service)
     yield _right(part, (DEPLOY,), "AddTags DeleteTags", *DEPLOYED, service=service)
     yield _right(part, (DEPLOY,), "UpdateEndpoint", *DEPLOYED[1:3], service=service, when="with --replace")
-    yield _right(part, both, " ".join(f"List{kind}s" for kind in kinds), ANY, service=service)
+    yield _right(part, finds, " ".join(f"List{kind}s" for kind in kinds), ANY, service=service)
+    orphans = "finds what no record names; teardown --orphans, and status without a config, need it"
+    yield _right(part, finds, "tag:GetResources", ANY, when=orphans)
     yield _right(
-        part, both, "tag:GetResources", ANY, when="finds what no record names; teardown --orphans needs it"
+        part, (STATUS,), "cloudwatch:GetMetricStatistics", ANY, when="tells when an endpoint was used"
     )
     yield _right(part, (DEPLOY,), "iam:PassRole", "{role}")
     yield _right(part, (PLAN, DEPLOY), "s3:GetObject", "arn:{partition}:s3:::jumpstart-cache-prod-{region}/*")
@@ -221,16 +239,12 @@ def _deployment() -> Iterator[Right]:
         service="application-autoscaling",
         when=scaling,
     )
-    yield _right(
-        part,
-        both,
-        "DescribeScalableTargets DeregisterScalableTarget",
-        ANY,
-        service="application-autoscaling",
-        when=scaling,
-    )
+    scaler = "application-autoscaling"
+    yield _right(part, finds, "DescribeScalableTargets", ANY, service=scaler, when=scaling)
+    yield _right(part, both, "DeregisterScalableTarget", ANY, service=scaler, when=scaling)
     yield _right(part, (DEPLOY,), "PutMetricAlarm TagResource", ALARMS, service="cloudwatch", when=scaling)
-    yield _right(part, both, "DescribeAlarms DeleteAlarms", ALARMS, service="cloudwatch", when=scaling)
+    yield _right(part, finds, "DescribeAlarms", ALARMS, service="cloudwatch", when=scaling)
+    yield _right(part, both, "DeleteAlarms", ALARMS, service="cloudwatch", when=scaling)
     yield _right(
         part,
         (DEPLOY,),

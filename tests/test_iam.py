@@ -264,6 +264,7 @@ USES = [
     ("verify", ("--full",)),
     ("ledger rebuild", ()),
     ("failures", ()),
+    ("status", ()),
     ("teardown", ("--index", "--yes")),
 ]
 
