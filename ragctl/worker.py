@@ -19,6 +19,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 from ragctl.errors import DocumentError, ItemRefused
+from ragctl.packing import pack
 from ragctl.records import Chunk, Document, Metadata, SourceFile, chunk_keys, short_hash
 
 if TYPE_CHECKING:
@@ -138,7 +139,8 @@ class _Batch:
 
     def send(self) -> None:
         if self._items:
-            self._pipe.send(("items", self._shop.embed(self._items)))
+            vectors = self._shop.embed(self._items)
+            self._pipe.send(("items", (self._items, None if vectors is None else pack(vectors))))
         self._clear()
         self.has_part_of_file = False
 
@@ -248,22 +250,26 @@ class Workshop:
             wanted,
         )
 
-    def embed(self, items: list[Item]) -> list[Item]:
-        """The same items with the vectors of their new chunks, made in one go."""
+    def embed(self, items: list[Item]) -> Vectors | None:
+        """The vectors of all new chunks in the items, made in one go; None where there are none to make."""
         texts = [item.chunks[i].text for item in items if isinstance(item, Cut) for i in item.embedded]
-        if self._embedder is None or not texts:
-            return items
-        vectors = self._embedder.embed(texts, "document").vectors
-        done: list[Item] = []
-        first = 0
-        for item in items:
-            if isinstance(item, Cut) and item.embedded:
-                last = first + len(item.embedded)
-                done.append(replace(item, vectors=vectors[first:last]))
-                first = last
-            else:
-                done.append(item)
-        return done
+        return self._embedder.embed(texts, "document").vectors if self._embedder and texts else None
+
+
+def with_vectors(items: list[Item], vectors: Vectors | None) -> list[Item]:
+    """The same items, each with its own rows of what `Workshop.embed` made for them."""
+    if vectors is None:
+        return items
+    done: list[Item] = []
+    first = 0
+    for item in items:
+        if isinstance(item, Cut) and item.embedded:
+            last = first + len(item.embedded)
+            done.append(replace(item, vectors=vectors[first:last]))
+            first = last
+        else:
+            done.append(item)
+    return done
 
 
 def _where(error: Exception) -> str:

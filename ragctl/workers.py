@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ragctl.worker import Failed, Finished, Item, Same, Task, serve
+from ragctl.packing import unpack
+from ragctl.worker import Failed, Finished, Item, Same, Task, serve, with_vectors
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -123,8 +124,9 @@ class Workers:
                 if kind == "started":
                     at = value
                 elif kind == "items":
-                    done.update(item.file for item in value if isinstance(item, Finished | Same))
-                    self._deliver(value)
+                    items, vectors = value
+                    done.update(item.file for item in items if isinstance(item, Finished | Same))
+                    self._deliver(with_vectors(items, None if vectors is None else unpack(vectors)))
                 else:
                     return worker
         except TimeoutError:
