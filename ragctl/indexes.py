@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from ragctl.adapters import open_store
 from ragctl.adapters.base import IndexInfo, IndexSpec
 from ragctl.errors import ConfigError, NotFound, Refused
 from ragctl.records import NON_FILTERABLE
@@ -147,6 +149,12 @@ def require(store: VectorStore, name: str) -> IndexInfo:
     if info is None:
         raise NotFound(f"there is no index {name}", hint="make and fill it: ragctl ingest CONFIG")
     return info
+
+
+def exists(experiment: Experiment) -> bool:
+    """Whether the experiment's one index is there."""
+    with closing(open_store(experiment)) as store:
+        return store.describe() is not None
 
 
 def _about(spec: IndexSpec) -> str:

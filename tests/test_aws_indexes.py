@@ -90,12 +90,12 @@ def test_a_bucket_goes_when_it_is_ours_and_empty(run: Run, cloud: Cloud) -> None
     ended = run("teardown", "--index", "--bucket", "--yes", "--json", *named, "store.index=one")
     assert ended.status == 6
     assert "vector bucket library holds indexes: three, two" in ended.err
-    assert [r["action"] for r in ended.json["resources"]] == ["deleted", "deleted", "kept"]
+    assert [r["action"] for r in ended.json["resources"]] == ["deleted", "absent", "kept"]
     left = run("teardown", "--all", "--yes", "--json", *named, "store.index=two")
-    assert outcome(left)[-1] == ("vector bucket", "kept")
+    assert ("vector bucket", "kept") in outcome(left)
     assert cloud.buckets == ["library"]
     gone = run("teardown", "--all", "--yes", "--json", *named, "store.index=three")
-    assert outcome(gone)[-1] == ("vector bucket", "deleted")
+    assert ("vector bucket", "deleted") in outcome(gone)
     assert cloud.buckets == []
     assert outcome(run("teardown", "--bucket", "--yes", "--json")) == [("vector bucket", "absent")]
 

@@ -1,0 +1,350 @@
+"""All that an experiment made, and how it goes away: what costs by the hour first, what others are found by last.
+
+`plan` looks and changes nothing; `Removal.carry_out` acts part by part, looks again, and says what is left. What a
+service refuses of one part keeps no other part from going.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final, Protocol
+
+from ragctl import cost, deployment, teardown, tenancy
+from ragctl.adapters import open_store, s3vectors_store
+from ragctl.deploy_plan import wants_models
+from ragctl.errors import ConfigError, LeaseHeld, Refused, ServiceError, StateError
+from ragctl.indexes import Resource, exists, named
+from ragctl.ingest import lease_name, ledger_name
+from ragctl.lease import held_by, hold
+from ragctl.leftover_files import CachePart, StatePart
+from ragctl.state import open_state
+
+if TYPE_CHECKING:
+    from ragctl.config import Experiment
+    from ragctl.cost import Price
+    from ragctl.state import State
+
+log = logging.getLogger("ragctl.removal")
+
+BUCKET: Final = "vector bucket"
+RECORD: Final = "deployment record"
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """What is asked for. `everything` is all but the embedding cache, which other experiments may use."""
+
+    models: bool = False
+    index: bool = False
+    only: str | None = None  # of several indexes, this one
+    bucket: bool = False
+    state: bool = False
+    everything: bool = False
+    expired: bool = False
+    orphans: bool = False
+
+    @property
+    def of_account(self) -> bool:
+        """Whether it is about the whole account and region, whoever made what is there."""
+        return self.expired or self.orphans
+
+    def check(self) -> None:
+        """Raise ConfigError unless it says what to remove, and in one sense only."""
+        of_experiment = self.models or self.index or self.bucket or self.state or self.everything
+        if not (of_experiment or self.of_account):
+            raise ConfigError(
+                "say what to remove: --models, --index, --bucket, --state, --all, --expired or --orphans",
+                hint="look first: --dry-run",
+            )
+        if of_experiment and self.of_account:
+            raise ConfigError(
+                "--expired and --orphans are about the models of a whole account and region",
+                hint="remove what this experiment made with a command of its own",
+            )
+        if self.only is not None and not self.index:
+            raise ConfigError("--only says which index to remove", hint="say --index --only NAME")
+
+    def refuse_what_is_left(self, outcome: Sequence[Resource]) -> None:
+        """Raise ServiceError naming what still exists, Refused where the bucket that was asked for is kept."""
+        teardown.refuse_leftovers(outcome)
+        for resource in outcome:
+            if self.bucket and resource.type == BUCKET and resource.action == "kept":
+                raise Refused(
+                    resource.status, hint="remove what is in it, or leave it: an empty bucket costs nothing"
+                )
+
+
+class Part(Protocol):
+    """One kind of thing that is to go."""
+
+    def leases(self) -> list[str]: ...  # in the state location; nobody else may hold them
+    def plan(self) -> list[Resource]: ...  # action: "delete", "absent" or "kept"
+    def remove(
+        self, tell: Callable[[str], None]
+    ) -> list[Resource]: ...  # "deleted", "absent", "kept", "left"
+
+
+@dataclass(frozen=True, slots=True)
+class Removal:
+    """The parts in the order in which they go, each with its plan."""
+
+    state: State
+    parts: Sequence[tuple[Part, list[Resource]]]
+
+    @property
+    def resources(self) -> list[Resource]:
+        """The plan."""
+        return [resource for _, planned in self.parts for resource in planned]
+
+    def carry_out(self, tell: Callable[[str], None] = lambda _: None) -> list[Resource]:
+        """Remove what is planned; what still exists then is "left", with the reason and its cost in the status.
+
+        Raises LeaseHeld, before anything is removed, while another run works with one of the parts.
+        """
+        for part, _ in self.parts:
+            for name in part.leases():
+                if holder := held_by(self.state, name):
+                    raise LeaseHeld(
+                        f"another run is at work: {holder}", hint=f"let it end; its lease is {name}"
+                    )
+        return [resource for part, planned in self.parts for resource in _removed(part, planned, tell)]
+
+
+def plan(experiment: Experiment, scope: Scope) -> Removal:
+    """What is there to be removed. Raises ConfigError for a scope that makes no sense for the experiment."""
+    scope.check()
+    state = open_state(experiment)
+    parts = _account_parts(experiment, scope) if scope.of_account else _parts(experiment, scope, state)
+    return Removal(state, [(part, part.plan()) for part in parts])
+
+
+def _account_parts(experiment: Experiment, scope: Scope) -> Iterator[Part]:
+    wanted: dict[teardown.Selection, bool] = {"expired": scope.expired, "orphans": scope.orphans}
+    yield ModelsPart(experiment, [selection for selection, asked in wanted.items() if asked])
+
+
+def _parts(experiment: Experiment, scope: Scope, state: State) -> Iterator[Part]:
+    with_models, with_indexes = scope.models or scope.everything, scope.index or scope.everything
+    indexes = named(experiment, scope.only)
+    each = {index.store.index: tenancy.per_index(index, state) for index in indexes}
+    going = (
+        frozenset(one.store.index for ones in each.values() for one in ones) if with_indexes else frozenset()
+    )
+    if with_models and _may_have_models(experiment, state):
+        yield ModelsPart(experiment, ["stack"])
+    if with_indexes:
+        yield from (_index_part(index, state) for index in indexes)
+    if scope.bucket or (scope.everything and experiment.store.kind == "s3vectors"):
+        yield BucketPart(experiment, going)
+    if scope.state or scope.everything:
+        yield StatePart(experiment, state, each, going, models_go=with_models)
+        if experiment.cache is not None:
+            yield CachePart(experiment, asked=scope.state)
+
+
+def _may_have_models(experiment: Experiment, state: State) -> bool:
+    """Whether the account has to be looked at: without models to deploy, no account is needed."""
+    return teardown.own_record(state, experiment.name)[0] is not None or any(
+        getattr(experiment, role).model is not None or getattr(experiment.deployment, role).take_over
+        for role in wants_models(experiment)
+    )
+
+
+def _removed(part: Part, planned: Sequence[Resource], tell: Callable[[str], None]) -> list[Resource]:
+    try:
+        return part.remove(tell)
+    except ServiceError as error:
+        return [
+            replace(resource, action="left", status=error.message)
+            if resource.action == "delete"
+            else resource
+            for resource in planned
+        ]
+
+
+# --- models ----------------------------------------------------------------------------------------------
+
+
+class ModelsPart:
+    """Deployed models with all that is theirs, and the record of them."""
+
+    def __init__(self, experiment: Experiment, selections: Sequence[teardown.Selection]) -> None:
+        """Look at the account; nothing is changed."""
+        self._experiment = experiment
+        self._found = teardown.models(experiment, *selections)
+
+    def leases(self) -> list[str]:
+        """That of deploy-models, where its record is at stake."""
+        return [deployment.LEASE] if self._found.whole_stack else []
+
+    def plan(self) -> list[Resource]:
+        """See `Part`; what costs says so."""
+        resources = teardown.with_costs(self._found.resources(), self._found, self._price)
+        return [*resources, *self._record("delete")]
+
+    def remove(self, tell: Callable[[str], None]) -> list[Resource]:
+        """See `Part`."""
+        if not self.plan():
+            return []
+        recorded = self._record("deleted")
+        outcome = teardown.with_costs(teardown.take_down(self._found, tell), self._found, self._price)
+        return [*outcome, *(self._record("kept", "names what is left") or recorded)]
+
+    def _record(self, action: str, status: str = "") -> list[Resource]:
+        record, _ = teardown.own_record(self._found.state, self._found.stack)
+        if record is None or not self._found.whole_stack:
+            return []
+        return [Resource(RECORD, deployment.NAME, action, status)]
+
+    def _price(self, instance_type: str) -> Price | None:
+        from ragctl.adapters.aws import region
+
+        return _prices(self._found.state).instance(instance_type, region(self._experiment))
+
+
+# --- indexes and their bucket ----------------------------------------------------------------------------
+
+
+def _index_part(experiment: Experiment, state: State) -> Part:
+    kind = TenantsPart if tenancy.has_index_each(experiment) else IndexPart
+    return kind(experiment, state)
+
+
+@dataclass(frozen=True, slots=True)
+class IndexPart:
+    """An index and its ledger."""
+
+    experiment: Experiment
+    state: State
+
+    @property
+    def _name(self) -> str:
+        return self.experiment.store.index
+
+    def leases(self) -> list[str]:
+        """That of the index."""
+        return [lease_name(self._name)]
+
+    def plan(self) -> list[Resource]:
+        """See `Part`."""
+        has_ledger = self.state.read(ledger_name(self._name)) is not None
+        return [
+            Resource("index", self._name, "delete" if exists(self.experiment) else "absent"),
+            Resource("ledger", self._name, "delete" if has_ledger else "absent"),
+        ]
+
+    def remove(self, tell: Callable[[str], None]) -> list[Resource]:
+        """See `Part`. The ledger of an index that is left is kept."""
+        planned = self.plan()
+        if not any(resource.action == "delete" for resource in planned):
+            return planned
+        with hold(self.state, lease_name(self._name), "teardown"):
+            tell(f"index {self._name}: deleting")
+            try:
+                with closing(open_store(self.experiment)) as store:
+                    dropped = store.drop()
+                    why = "is still there" if store.describe() is not None else None
+            except ServiceError as error:
+                why = error.message
+            if why is not None:
+                return self._left(why)
+            for name in (ledger_name(self._name), *self.state.names(f"{ledger_name(self._name)}.journal/")):
+                self.state.delete(name)
+        return [
+            Resource("index", self._name, "deleted" if dropped else "absent"),
+            Resource("ledger", self._name, "deleted" if planned[1].action == "delete" else "absent"),
+        ]
+
+    def _left(self, why: str) -> list[Resource]:
+        status = ", ".join(filter(None, (why, _storage_cost(self.experiment, self.state))))
+        return [
+            Resource("index", self._name, "left", status),
+            Resource("ledger", self._name, "kept", "its index is there"),
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class TenantsPart:
+    """The indexes of all tenants, and the list of who they are."""
+
+    experiment: Experiment
+    state: State
+
+    def leases(self) -> list[str]:
+        """That under which indexes of tenants are made, and that of each."""
+        own = lease_name(self.experiment.store.index)
+        return [own, *(lease for part in self._each() for lease in part.leases())]
+
+    def plan(self) -> list[Resource]:
+        """See `Part`."""
+        return [resource for part in self._each() for resource in part.plan()]
+
+    def remove(self, tell: Callable[[str], None]) -> list[Resource]:
+        """See `Part`. No tenant is forgotten while an index of one is left."""
+        planned = self.plan()
+        if not any(resource.action == "delete" for resource in planned):
+            return planned
+        with hold(self.state, lease_name(self.experiment.store.index), "teardown"):
+            removed = [resource for part in self._each() for resource in part.remove(tell)]
+            if not any(resource.action == "left" for resource in removed):
+                tenancy.Registry(self.experiment, self.state).remove()
+        return removed
+
+    def _each(self) -> list[IndexPart]:
+        return [IndexPart(one, self.state) for one in tenancy.per_index(self.experiment, self.state)]
+
+
+@dataclass(frozen=True, slots=True)
+class BucketPart:
+    """The vector bucket, when ragctl made it and nothing is in it once the indexes `going` are gone."""
+
+    experiment: Experiment
+    going: frozenset[str]
+
+    def leases(self) -> list[str]:
+        """None: the service refuses to remove a bucket that is not empty."""
+        return []
+
+    def plan(self) -> list[Resource]:
+        """See `Part`."""
+        store = s3vectors_store(self.experiment)
+        try:
+            action = "delete" if store.can_drop_bucket(self.going) else "absent"
+        except Refused as error:
+            return [Resource(BUCKET, store.bucket, "kept", error.message)]
+        return [Resource(BUCKET, store.bucket, action)]
+
+    def remove(self, tell: Callable[[str], None]) -> list[Resource]:
+        """See `Part`."""
+        store = s3vectors_store(self.experiment)
+        tell(f"{BUCKET} {store.bucket}: deleting if it is empty")
+        try:
+            dropped = store.drop_bucket()
+            still_there = dropped and store.can_drop_bucket()
+        except Refused as error:
+            return [Resource(BUCKET, store.bucket, "kept", error.message)]
+        if still_there:
+            return [Resource(BUCKET, store.bucket, "left", "is still there; empty it costs nothing")]
+        return [Resource(BUCKET, store.bucket, "deleted" if dropped else "absent")]
+
+
+def _storage_cost(experiment: Experiment, state: State) -> str:
+    """What an index costs while it is there, in words; nothing is said of a disk of one's own."""
+    if experiment.store.kind == "local":
+        return ""
+    from ragctl.adapters.aws import region
+
+    prices = _prices(state).s3vectors(region(experiment))
+    return f"costs ${prices.storage_gb_month:g} a GB and month" if prices else "costs an unknown price"
+
+
+def _prices(state: State) -> cost.Prices:
+    """The prices; a damaged file of them keeps nothing from being removed."""
+    try:
+        return cost.load(state)
+    except StateError as error:
+        log.warning("prices are unknown: %s", error)
+        return cost.Prices()
