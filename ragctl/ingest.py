@@ -269,7 +269,7 @@ class _Run:
             chunks,
             monotonic() - start,
             pipeline.seconds,
-            pipeline.failures,
+            sorted(pipeline.failures, key=lambda failure: failure.document),  # they come in any order
             interrupted,
             work.planned,
             restored,

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import yaml
+
+from ragctl.cli import main
 
 
 @dataclass(frozen=True)
@@ -46,6 +52,26 @@ def ragctl(
         check=False,
     )
     return Ended(done.returncode, done.stdout, done.stderr)
+
+
+def in_process(*arguments: object) -> Ended:
+    """Run `ragctl ARGUMENTS` in this process, which saves the second that imports take."""
+    out, err = StringIO(), StringIO()
+    status = 0
+    logger = logging.getLogger("ragctl")
+    before = logger.handlers[:], logger.level, logger.propagate
+    with (
+        patch.object(sys, "argv", ["ragctl", *map(str, arguments)]),
+        redirect_stdout(out),
+        redirect_stderr(err),
+    ):
+        try:
+            main()
+        except SystemExit as end:
+            status = end.code if isinstance(end.code, int) else int(bool(end.code))
+        finally:
+            logger.handlers[:], logger.level, logger.propagate = before
+    return Ended(status, out.getvalue(), err.getvalue())
 
 
 def experiment(folder: Path, **sections: object) -> Path:
