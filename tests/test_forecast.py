@@ -393,3 +393,36 @@ def test_a_budget_that_is_too_small_is_told_before(place: Place) -> None:
     small, large = (place.plan("--set", f"budget.ingest_usd={cap}") for cap in ("0.0000001", "5"))
     assert small["budget"] == {"ingest_usd": 1e-07, "enough": False}
     assert large["budget"] == {"ingest_usd": 5.0, "enough": True}
+
+
+# --- several indexes -------------------------------------------------------------------------------------
+
+
+def test_each_tenant_has_its_forecast(tmp_path: Path) -> None:
+    """An index for each tenant: each with its own figures, files of no tenant among the failures, plans held apart."""
+    write_docs(tmp_path, {f"{who}/{i}.md": text(i, 2) for who in ("ada", "bob") for i in range(4)})
+    write_docs(tmp_path, {"stray.md": "Whose is this?"})
+    source = {"kind": "local", "name": "docs", "path": "docs", "path_metadata": "{customer}/*.md"}
+    config = experiment(
+        tmp_path,
+        sources=[source],
+        tenancy={"key": "customer", "layout": "index"},
+        ingest={"workers": 1},
+    )
+    path = tmp_path / "plan.json"
+    planned = ragctl("plan", config, "--json", "--save", path)
+    assert planned.status == 0, planned.err
+    indexes = planned.json["indexes"]
+    assert {name: index["documents"]["added"] for name, index in indexes.items()} == {
+        "test.ada": 4,
+        "test.bob": 4,
+    }
+    assert sum(index["documents"]["failed"] for index in indexes.values()) == 1
+    (tmp_path / "docs" / "ada" / "new.md").write_text("New words.")
+    refused = ragctl("ingest", config, "--plan", path)
+    assert refused.status == 6
+    assert "for index test.ada" in refused.err
+    (tmp_path / "docs" / "ada" / "new.md").unlink()
+    done = ragctl("ingest", config, "--plan", path, "--json")
+    assert done.status == 3, done.err
+    assert done.json["documents"]["added"] == 8

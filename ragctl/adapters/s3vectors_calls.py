@@ -28,7 +28,10 @@ BROKEN_ATTEMPTS: Final = 5  # in a row, for broken connections and faults inside
 LONGEST_WAIT_S: Final = 4.0
 
 VENDOR_ERRORS: Final = (bc.ClientError, bc.BotoCoreError, *CONNECTION_ERRORS)
-ONE_ATTEMPT: Final[dict[str, Any]] = {"retries": {"mode": "standard", "total_max_attempts": 1}, "connect_timeout": 10}
+ONE_ATTEMPT: Final[dict[str, Any]] = {
+    "retries": {"mode": "standard", "total_max_attempts": 1},
+    "connect_timeout": 10,
+}
 
 Item = TypeVar("Item")
 
