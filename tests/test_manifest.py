@@ -124,6 +124,14 @@ def test_a_forgotten_document_leaves_its_keys_loose(ledger: Ledger) -> None:
     assert (ledger.counts(), list(ledger.files()), ledger.loose(-1)) == ((0, 0), [], ["k1"])
 
 
+def test_a_document_saved_amid_its_file_has_the_file_s_row(ledger: Ledger) -> None:
+    """A run that dies before the file is through leaves nothing that the next plan does not meet."""
+    ledger.settle([DocumentRow("docs/r.jsonl#1", "docs/r.jsonl", "h", "f1", ("k1",))], [], [])
+    steps = [step.action for step in plan(ledger.files(), [file("r.jsonl")], SETTINGS)]
+    assert steps == ["check"]
+    assert [step.action for step in plan(ledger.files(), [], SETTINGS)] == ["delete"]
+
+
 def test_a_document_being_rewritten_is_looked_at_again(ledger: Ledger) -> None:
     """A run that dies between put and save leaves a document that is not taken for done."""
     ledger.settle([document("a", "k1")], [row("a")], [])
