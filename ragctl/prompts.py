@@ -41,7 +41,7 @@ _NO_ANSWER = re.compile(r"\s+".join(map(re.escape, NO_ANSWER.rstrip(".").split()
 # What a document could use to pose as something else: our own delimiters, and the tokens with which chat templates
 # mark turns, which inference servers may read as such wherever they stand in a message.
 _POSING_ANGLE = re.compile(
-    r"[<＜](?=\s*/?\s*passage\b|[|｜]|/?s>|<?/?SYS>|/?(?:bos|eos|(?:start|end)_of_turn)>)", re.IGNORECASE
+    r"[<＜](?=\s*/?\s*passage|[|｜]|/?s>|<?/?SYS>|/?(?:bos|eos|(?:start|end)_of_turn)>)", re.IGNORECASE
 )
 _POSING_SQUARE = re.compile(
     rf"\[(\s*(?:{_NUMBERS}|/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS))\s*)\]",

@@ -62,7 +62,7 @@ def catalogue(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, value)
     aws.forget()
     s3 = aws.client("s3", experiment())
-    if not s3.list_buckets()["Buckets"]:
+    if BUCKET not in [found["Name"] for found in s3.list_buckets()["Buckets"]]:
         s3.create_bucket(Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": REGION})
         for key, body in objects():
             s3.put_object(Bucket=BUCKET, Key=key, Body=body)
