@@ -394,7 +394,9 @@ class Ledger:
     def _settle_document(self, row: DocumentRow) -> list[str]:
         gone = self._loosen(row.id, keep=frozenset(row.keys))
         # every document has its file's row, so that a run that dies amid a file leaves none that no plan meets again
-        self._db.execute("INSERT OR IGNORE INTO files VALUES (?, -1, '', '', '', 0, 0, datetime('now'))", (row.file,))
+        self._db.execute(
+            "INSERT OR IGNORE INTO files VALUES (?, -1, '', '', '', 0, 0, datetime('now'))", (row.file,)
+        )
         self._db.execute(
             "INSERT OR REPLACE INTO documents VALUES (?, ?, ?, ?, ?, ?, ?, datetime('now'))",
             (
