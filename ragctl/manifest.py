@@ -393,9 +393,12 @@ class Ledger:
 
     def _settle_document(self, row: DocumentRow) -> list[str]:
         gone = self._loosen(row.id, keep=frozenset(row.keys))
-        # every document has its file's row, so that a run that dies amid a file leaves none that no plan meets again
+        # until its last document is in, a file has a row and is not done: a run that dies amid it leaves no document
+        # that no plan meets again, and a file that is put back as it was is looked at
         self._db.execute(
-            "INSERT OR IGNORE INTO files VALUES (?, -1, '', '', '', 0, 0, datetime('now'))", (row.file,)
+            "INSERT INTO files VALUES (?, -1, '', '', '', 0, 0, datetime('now')) "
+            "ON CONFLICT (id) DO UPDATE SET done = 0",
+            (row.file,),
         )
         self._db.execute(
             "INSERT OR REPLACE INTO documents VALUES (?, ?, ?, ?, ?, ?, ?, datetime('now'))",

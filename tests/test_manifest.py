@@ -132,6 +132,13 @@ def test_a_document_saved_amid_its_file_has_the_file_s_row(ledger: Ledger) -> No
     assert [step.action for step in plan(ledger.files(), [], SETTINGS)] == ["delete"]
 
 
+def test_a_document_added_to_a_file_has_the_file_looked_at_again(ledger: Ledger) -> None:
+    """A run that dies amid a file leaves a document of the new version; the file may be put back as it was."""
+    ledger.settle([document("a", "k1")], [row("a")], [])
+    ledger.settle([DocumentRow("docs/a#2", "docs/a", "h", "f1", ("k2",))], [], [])
+    assert [step.action for step in plan(ledger.files(), [file("a")], SETTINGS)] == ["check"]
+
+
 def test_a_document_being_rewritten_is_looked_at_again(ledger: Ledger) -> None:
     """A run that dies between put and save leaves a document that is not taken for done."""
     ledger.settle([document("a", "k1")], [row("a")], [])
