@@ -96,8 +96,8 @@ def serve(pipe: Connection, experiment: Experiment, embeds: bool, environment: d
     """
     os.environ.update(environment)
     _end_with_parent()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interrupt means
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # the parent decides what an interrupt means, and ends us
     shop = Workshop(experiment, embeds=embeds)
     _limit_memory(experiment.parsing.memory_mb)
     try:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from typing import TYPE_CHECKING, Any
 
 from ragctl.packing import unpack
@@ -84,6 +86,7 @@ class Workers:
     def _run(self) -> None:
         worker: _Worker | None = None
         try:
+            _shield()
             while not self._stopping.is_set() and (hand := self._next_hand()):
                 worker = worker or _start(self._experiment, embeds=self._embeds)
                 worker = self._work(worker, hand)
@@ -160,6 +163,15 @@ def _ending(exit_code: int | None) -> str:
     if exit_code is None:
         return "it hangs"
     return f"signal {-exit_code}" if exit_code < 0 else f"exit status {exit_code}"
+
+
+def _shield() -> None:
+    """Keep what this thread starts from interrupts: Ctrl-C and a service manager signal every process of a run.
+
+    The process that workers are forked from inherits the mask; it would end by SIGTERM, and its workers with it.
+    """
+    resource_tracker.ensure_running()  # before: it lets both signals through again once it has started
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
 
 
 def _start(experiment: Experiment, *, embeds: bool) -> _Worker:
