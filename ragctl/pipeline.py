@@ -17,9 +17,10 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from time import monotonic
+from time import monotonic, perf_counter
 from typing import TYPE_CHECKING, Any
 
 from ragctl import tenancy
@@ -40,7 +41,7 @@ from ragctl.records import (
     stem_of,
 )
 from ragctl.spending import IngestBill, stored_size
-from ragctl.worker import Cut, Failed, Finished, Item, Same, Task
+from ragctl.worker import Cut, Embedding, Failed, Finished, Item, Same, Task
 from ragctl.workers import Workers
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ if TYPE_CHECKING:
     from ragctl.config import Experiment
     from ragctl.lease import Lease
     from ragctl.manifest import Ledger
-    from ragctl.records import Vector
+    from ragctl.records import Embedded, Vector
 
 log = logging.getLogger("ragctl.ingest")
 
@@ -182,7 +183,9 @@ class Pipeline:
         self._failed_puts = 0  # in a row
         self.vanished: list[str] = []  # documents that are gone from files that are still there ...
         self.shrunk: list[FileRow] = []  # ... and those files
+        # of each stage, summed over what ran at the same time
         self.seconds: dict[str, float] = {"read": 0.0, "parse": 0.0, "chunk": 0.0, "embed": 0.0, "put": 0.0}
+        self._timing = threading.Lock()
         self._stopping = stopping  # set: end early, with everything saved that is in the store
         settings = services.experiment.ingest
         self._events: queue.SimpleQueue[tuple[str, Any, Any]] = queue.SimpleQueue()
@@ -304,12 +307,30 @@ class Pipeline:
         )  # workers are done, or held back until something gets through
         if not stopping:
             for batch in self._embeds.ready(drain=no_more):
-                future = self._embedders.submit(self._embeds.call, batch)
+                future = self._embedders.submit(self._embed, batch)
                 future.add_done_callback(partial(self._announce, "embedded", batch))
         idle = no_more and not (self._embeds.waiting or self._embeds.under_way or self._calls)
         late = monotonic() - self._records_since > PATIENCE_S
         while self._records and (self._has_full_put() or idle or late or stopping):
             self._put()
+
+    def _embed(self, batch: list[Wanted]) -> tuple[Embedded, float]:
+        """Runs in a thread."""
+        with self._timed("embed"):
+            return self._embeds.call(batch)
+
+    @contextmanager
+    def _timed(self, stage: str) -> Iterator[None]:
+        """Add the time of a block to that of a stage, in any thread."""
+        start = perf_counter()
+        try:
+            yield
+        finally:
+            self._spent(stage, perf_counter() - start)
+
+    def _spent(self, stage: str, seconds: float) -> None:
+        with self._timing:
+            self.seconds[stage] += seconds
 
     def _announce(self, kind: str, subject: object, future: Future[Any]) -> None:
         """Runs in the thread of a call that has ended."""
@@ -331,6 +352,8 @@ class Pipeline:
                     self._take_same(item)
                 case Finished():
                     self._take_finished(item)
+                case Embedding():
+                    self._spent("embed", item.seconds)
 
     def _on_parsed(self, _: None, error: BaseException | None) -> None:
         self._parsing = False
@@ -613,7 +636,8 @@ class Pipeline:
     def _write(self, records: list[VectorRecord]) -> None:
         """Runs in a thread, perhaps long after it was handed over: a run that has lost its lease writes no more."""
         self._s.lease.check()
-        self._s.store.put(records)
+        with self._timed("put"):
+            self._s.store.put(records)
 
     def _on_put(self, batch: list[tuple[_Open, VectorRecord]], future: Future[Any]) -> None:
         self._calls -= 1

@@ -86,7 +86,14 @@ class Finished:
     seconds: dict[str, float] = field(default_factory=dict)
 
 
-Item = Cut | Failed | Same | Finished
+@dataclass(frozen=True, slots=True)
+class Embedding:
+    """How long the vectors of the items before it took."""
+
+    seconds: float
+
+
+Item = Cut | Failed | Same | Finished | Embedding
 
 
 def serve(pipe: Connection, experiment: Experiment, embeds: bool, environment: dict[str, str]) -> None:
@@ -139,7 +146,10 @@ class _Batch:
 
     def send(self) -> None:
         if self._items:
+            start = perf_counter()
             vectors = self._shop.embed(self._items)
+            if vectors is not None:
+                self._items.append(Embedding(perf_counter() - start))
             self._pipe.send(("items", (self._items, None if vectors is None else pack(vectors))))
         self._clear()
         self.has_part_of_file = False
