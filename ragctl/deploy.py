@@ -83,7 +83,7 @@ def deploy(
     Idempotent. When a step fails or `stop` is set, what this run made is removed again; what cannot be removed is
     named in the error and stays in the record for teardown. Raises Interrupted after `stop`.
     """
-    record, version = deployment.read(tools.state)
+    record, version = deployment.read(tools.state, experiment.name)
     steps = plan(experiment, tools, record, replace_differing=replace_differing)
     if dry_run:
         shown = tuple(

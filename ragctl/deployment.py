@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("ragctl.deployment")
 
-NAME: Final = "deployment.json"
-LEASE: Final = "deployment.lease"
 SCHEMA: Final = "ragctl.deployment/1"
 VARIANT: Final = "AllTraffic"  # the one production variant of our endpoints
 
@@ -111,29 +109,44 @@ class Record:
         return replace(self, models=models, resources=self.resources - refs)
 
 
-def read(state: State) -> tuple[Record | None, str | None]:
-    """The record and its version for `write`; (None, None) where there is none. StateError when it is damaged."""
-    found = state.read(NAME)
+# Experiments may share a state location, and each has a record of its own. Neither file is in a folder, for those
+# are named after indexes, and an index may be called anything.
+
+
+def record_name(stack: str) -> str:
+    """The record's file in the state location."""
+    return f"deployment-{stack}.json"
+
+
+def lease_name(stack: str) -> str:
+    """The file of the lease under which models are deployed and removed."""
+    return f"deployment-{stack}.lease"
+
+
+def read(state: State, stack: str) -> tuple[Record | None, str | None]:
+    """The stack's record and its version for `write`; (None, None) where there is none. StateError when damaged."""
+    name = record_name(stack)
+    found = state.read(name)
     if found is None:
         return None, None
     try:
         document = json.loads(found.data)
         if document["schema"] != SCHEMA:
             raise StateError(
-                f"{state.place}/{NAME}: written by another version of ragctl ({document['schema']})",
+                f"{state.place}/{name}: written by another version of ragctl ({document['schema']})",
                 hint="use that version, or remove the models with: ragctl teardown --orphans",
             )
         return _decode(document), found.version
     except (ValueError, TypeError, KeyError) as error:
         raise StateError(
-            f"{state.place}/{NAME}: is damaged",
+            f"{state.place}/{name}: is damaged",
             hint="remove the file; what it named is found by its tags: ragctl teardown CONFIG --models",
         ) from error
 
 
 def write(state: State, record: Record, version: str | None) -> str:
     """Replace the record of that version; the new version. state.Conflict when somebody else wrote meanwhile."""
-    return state.write(NAME, _encode(record), expect=version)
+    return state.write(record_name(record.stack), _encode(record), expect=version)
 
 
 def _encode(record: Record) -> bytes:
@@ -165,7 +178,7 @@ def recorded(experiment: Experiment, role: Role) -> dict[str, object]:
     Warns when the endpoint is past its time. Raises ConfigError when the record is of another model than the
     config names: its vectors or answers would be taken for the other's.
     """
-    record, _ = read(open_state(experiment))
+    record, _ = read(open_state(experiment), experiment.name)
     model = record.models.get(role) if record else None
     section = getattr(experiment, role)
     if model is None or not model.ready or section.endpoint not in (None, model.endpoint):

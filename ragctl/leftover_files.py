@@ -47,9 +47,14 @@ class StatePart:
         self._going = going
         self._models_go = models_go
 
+    @property
+    def _lease(self) -> str:
+        return deployment.lease_name(self._experiment.name)
+
     def leases(self) -> list[str]:
         """Those whose files are to go."""
-        return [item.name for item in self.plan() if item.action == "delete" and _is_lease(item.name)]
+        going = [item.name for item in self.plan() if item.action == "delete"]
+        return [name for name in going if name == self._lease or _is_lease(name)]
 
     def plan(self) -> list[Resource]:
         """See `Part`; ledgers, tenants and the record that go with indexes and models are told with those."""
@@ -60,7 +65,7 @@ class StatePart:
     def remove(self, tell: Callable[[str], None]) -> list[Resource]:
         """See `Part`."""
         tell(f"state of {self._experiment.name}: deleting what is about nothing that exists")
-        folders = [*self._folders(frozenset()), (deployment.LEASE, self._deployed(ahead=False))]
+        folders = [*self._folders(frozenset()), (self._lease, self._deployed(ahead=False))]
         return [resource for lease, files in folders for resource in self._without(lease, files)]
 
     def _folders(self, going: frozenset[str]) -> Iterator[tuple[str, list[Resource]]]:
@@ -95,14 +100,13 @@ class StatePart:
 
     def _deployed(self, *, ahead: bool) -> list[Resource]:
         """The deployment record and its lease, once no model is left."""
-        record, _ = deployment.read(self._state)
-        own, _ = teardown.own_record(self._state, self._experiment.name)
-        if record is not None and own is None:
-            return []  # another experiment's, in the same place
-        names = [name for name in (deployment.LEASE, deployment.NAME) if self._state.read(name) is not None]
-        if own is not None and ahead:
-            names.remove(deployment.NAME)
-        elif own is not None and teardown.models(self._experiment).found:
+        stack = self._experiment.name
+        record, _ = deployment.read(self._state, stack)
+        files = (self._lease, deployment.record_name(stack))
+        names = [name for name in files if self._state.read(name) is not None]
+        if record is not None and ahead:
+            names.remove(deployment.record_name(stack))
+        elif record is not None and teardown.models(self._experiment).found:
             return [Resource(FILE, name, "kept", "models are deployed") for name in names]
         return [Resource(FILE, name, "delete") for name in names]
 
@@ -160,4 +164,5 @@ class CachePart:
 
 
 def _is_lease(name: str) -> bool:
-    return name == deployment.LEASE or name == lease_name(name.rpartition("/")[0])
+    """Whether it is the lease of an index."""
+    return name == lease_name(name.rpartition("/")[0])

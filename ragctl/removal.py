@@ -147,7 +147,7 @@ def _parts(experiment: Experiment, scope: Scope, state: State) -> Iterator[Part]
 
 def _may_have_models(experiment: Experiment, state: State) -> bool:
     """Whether the account has to be looked at: without models to deploy, no account is needed."""
-    return teardown.own_record(state, experiment.name)[0] is not None or any(
+    return deployment.read(state, experiment.name)[0] is not None or any(
         getattr(experiment, role).model is not None or getattr(experiment.deployment, role).take_over
         for role in wants_models(experiment)
     )
@@ -178,7 +178,7 @@ class ModelsPart:
 
     def leases(self) -> list[str]:
         """That of deploy-models, where its record is at stake."""
-        return [deployment.LEASE] if self._found.whole_stack else []
+        return [deployment.lease_name(self._found.stack)] if self._found.whole_stack else []
 
     def plan(self) -> list[Resource]:
         """See `Part`; what costs says so."""
@@ -194,10 +194,10 @@ class ModelsPart:
         return [*outcome, *(self._record("kept", "names what is left") or recorded)]
 
     def _record(self, action: str, status: str = "") -> list[Resource]:
-        record, _ = teardown.own_record(self._found.state, self._found.stack)
+        record, _ = deployment.read(self._found.state, self._found.stack)
         if record is None or not self._found.whole_stack:
             return []
-        return [Resource(RECORD, deployment.NAME, action, status)]
+        return [Resource(RECORD, deployment.record_name(self._found.stack), action, status)]
 
     def _price(self, instance_type: str) -> Price | None:
         from ragctl.adapters.aws import region

@@ -131,7 +131,7 @@ def of_account(experiment: Experiment) -> Status:
 def _add_models(status: Status, experiment: Experiment, state: State) -> None:
     from ragctl.deploy_plan import wants_models
 
-    record, _ = deployment.read(state)
+    record, _ = deployment.read(state, experiment.name)
     if record is None and not wants_models(experiment):
         return  # no account is needed for an experiment that has nothing in one
     found = teardown.models(experiment)

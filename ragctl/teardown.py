@@ -307,16 +307,12 @@ def models(experiment: Experiment, *selections: Selection) -> Models:
 
     control, state, stack = ControlPlane.from_config(experiment), open_state(experiment), experiment.name
     whole_stack = not selections or "stack" in selections
-    found = find(control, stack=stack, record=own_record(state, stack)[0]) if whole_stack else find(control)
+    found = (
+        find(control, stack=stack, record=deployment.read(state, stack)[0]) if whole_stack else find(control)
+    )
     chosen = {item.ref for selection in selections or ("stack",) for item in plan(found, selection)}
     planned = plan([item for item in found if item.ref in chosen], "stack")
     return Models(control, state, stack, whole_stack, tuple(planned), tuple(found))
-
-
-def own_record(state: State, stack: str) -> tuple[Record | None, str | None]:
-    """The deployment record and its version; (None, None) where there is none, or it is of another experiment."""
-    record, version = deployment.read(state)
-    return (record, version) if record is not None and record.stack == stack else (None, None)
 
 
 def remove_models(
@@ -342,13 +338,13 @@ def take_down(
     refs = {item.ref for item in found.planned}
     if not found.whole_stack:
         outcome = remove(found.control, refs - set(keep), tell=tell)
-        record, _ = own_record(found.state, found.stack)
+        record, _ = deployment.read(found.state, found.stack)
         if record is not None and record.resources & gone(outcome):
-            with hold(found.state, deployment.LEASE, "teardown"):
+            with hold(found.state, deployment.lease_name(found.stack), "teardown"):
                 _forget(found, gone(outcome))
         return outcome
-    with hold(found.state, deployment.LEASE, "teardown"):
-        record, _ = own_record(found.state, found.stack)
+    with hold(found.state, deployment.lease_name(found.stack), "teardown"):
+        record, _ = deployment.read(found.state, found.stack)
         refs |= record.resources if record else set()  # absent ones leave the record as well
         outcome = remove(found.control, refs - set(keep), tell=tell)
         _forget(found, gone(outcome))
@@ -357,14 +353,14 @@ def take_down(
 
 def _forget(found: Models, refs: frozenset[Ref]) -> None:
     """Take what is gone out of the record; models of somebody else's endpoints go with the last of ours."""
-    record, version = own_record(found.state, found.stack)
+    record, version = deployment.read(found.state, found.stack)
     if record is None:
         return
     left = record.without(refs)
     if left.resources:
         deployment.write(found.state, left, version)
     else:
-        found.state.delete(deployment.NAME)
+        found.state.delete(deployment.record_name(found.stack))
 
 
 def with_costs(

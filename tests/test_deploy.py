@@ -28,7 +28,7 @@ from ragctl.errors import (
     ServiceError,
 )
 from ragctl.state import LocalState
-from tests.deployments import EULA, KNOWN, ROLE, WRITER, Region, environment, region_in, tools
+from tests.deployments import EULA, KNOWN, ROLE, WRITER, Region, region_at_hand, tools
 from tests.servers.http import Fault
 from tests.servers.sagemaker_runtime import EmbeddingModel, RerankModel
 from tests.servers.sagemaker_things import Fate
@@ -37,17 +37,8 @@ from tests.servers.sagemaker_things import Fate
 @pytest.fixture
 def region(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Region]:
     """A region with nothing in it, and no waiting."""
-    for module in (deploy, teardown):
-        monkeypatch.setattr(module, "POLL_S", 0.01)
-    monkeypatch.setattr(teardown, "FIRST_POLL_S", 0.01)
-    monkeypatch.setattr(deploy, "UNSEEN_DELAY_S", 0.01)
-    monkeypatch.setattr(aws, "ATTEMPTS", 1)
-    with region_in(tmp_path / "state") as region:
-        for name, value in environment(region.control.url, region.runtime.url).items():
-            monkeypatch.setenv(name, value)
+    with region_at_hand(tmp_path / "state", monkeypatch) as region:
         yield region
-        aws.forget()
-    assert region.control.wrong_order == []
 
 
 def requests_of(region: Region, operation: str) -> list[dict[str, Any]]:
@@ -66,7 +57,7 @@ def test_two_models_come_up_in_parallel(region: Region) -> None:
     outcome = region.deploy(region.experiment(generation=WRITER))
     assert kinds(region) == ["endpoint-config", "endpoint-config", "endpoint", "endpoint", "model", "model"]
     assert {resource.action for resource in outcome.resources} == {"created"}
-    record, _ = deployment.read(LocalState(region.state))
+    record, _ = deployment.read(LocalState(region.state), "test")
     assert record is not None
     embedding, generation = record.models["embedding"], record.models["generation"]
     assert (embedding.ready, embedding.dimension, embedding.family) == (True, 384, "tei")
@@ -97,7 +88,7 @@ def test_the_record_is_there_before_the_first_create(region: Region) -> None:
 
     def look(operation: str) -> None:
         if operation == "CreateModel":
-            record, _ = deployment.read(LocalState(region.state))
+            record, _ = deployment.read(LocalState(region.state), "test")
             seen.append(set(record.resources) if record else set())
 
     region.control.after_call = look
@@ -195,7 +186,7 @@ def test_dry_run_makes_nothing(region: Region) -> None:
         ("would create", "2 x ml.g5.2xlarge, $3.03 an hour, $72.72 a day")
     ]
     assert region.control.existing() == []
-    assert deployment.read(LocalState(region.state)) == (None, None)
+    assert deployment.read(LocalState(region.state), "test") == (None, None)
 
 
 def test_the_price_is_said_before_anything_is_made(region: Region) -> None:
@@ -618,7 +609,7 @@ def test_past_its_time_every_command_warns(region: Region, caplog: pytest.LogCap
     """Whoever still uses it is told that it still costs."""
     experiment = region.experiment(deployment={"expires_after": "8h"})
     region.deploy(experiment)
-    path = region.state / deployment.NAME
+    path = region.state / deployment.record_name("test")
     document = json.loads(path.read_text())
     document["models"]["embedding"]["expires"] = "2020-01-01T00:00:00Z"
     path.write_text(json.dumps(document))
@@ -643,7 +634,7 @@ def test_another_model_in_the_config_than_is_deployed(region: Region) -> None:
 def test_a_damaged_record_is_told(region: Region) -> None:
     """With the way out."""
     region.state.mkdir()
-    (region.state / deployment.NAME).write_text('{"schema": "ragctl.deployment/1"}')
+    (region.state / deployment.record_name("test")).write_text('{"schema": "ragctl.deployment/1"}')
     with pytest.raises(ServiceError, match="is damaged"):
         region.deploy(region.experiment())
 

@@ -109,7 +109,7 @@ def test_from_nothing_to_a_verdict_and_no_model_left(place: Place) -> None:
     assert stages["eval"]["test"]["metrics"]["nDCG@10"]["scored"] == 1
     assert {resource["action"] for resource in stages["teardown"]["resources"]} == {"deleted"}
     assert place.left == []
-    assert deployment.read(LocalState(place.region.state)) == (None, None)
+    assert deployment.read(LocalState(place.region.state), "test") == (None, None)
     (index,) = ragctl("status", place.config, "--json").json["indexes"]
     assert (index["exists"], index["documents"]) == (True, 2)
 
@@ -226,7 +226,7 @@ def test_models_that_were_up_before_stay_up(place: Place) -> None:
     assert {r["action"] for r in done.json["stages"]["deploy-models"]["resources"]} == {"kept"}
     assert done.json["stages"]["teardown"]["resources"] == []
     assert place.left == before
-    record, _ = deployment.read(LocalState(region.state))
+    record, _ = deployment.read(LocalState(region.state), "test")
     assert record is not None
     assert record.models["embedding"].ready
     assert "were up before this run, and stay" in done.err

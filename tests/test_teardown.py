@@ -9,15 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ragctl import deploy, deployment, teardown
-from ragctl.adapters import aws
+from ragctl import deployment, teardown
 from ragctl.cost import Price
 from ragctl.deployment import KINDS, Ref
 from ragctl.errors import LeaseHeld, PermissionDenied, ServiceError, Throttled
 from ragctl.lease import hold
 from ragctl.state import LocalState
 from ragctl.teardown import Found, Selection, plan, remove
-from tests.deployments import EMBEDDER, WRITER, Region, environment, region_in
+from tests.deployments import EMBEDDER, WRITER, Region, region_at_hand
 from tests.servers.http import Fault
 from tests.servers.sagemaker_things import Fate
 
@@ -28,16 +27,8 @@ PAST, FUTURE, LONG_AGO = "2026-11-20T11:59:59Z", "2026-11-20T12:00:01Z", "2026-1
 @pytest.fixture
 def region(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Region]:
     """A region with nothing in it, and no waiting."""
-    for module in (deploy, teardown):
-        monkeypatch.setattr(module, "POLL_S", 0.01)
-        monkeypatch.setattr(module, "FIRST_POLL_S", 0.01)
-    monkeypatch.setattr(aws, "ATTEMPTS", 1)
-    with region_in(tmp_path / "state") as region:
-        for name, value in environment(region.control.url, region.runtime.url).items():
-            monkeypatch.setenv(name, value)
+    with region_at_hand(tmp_path / "state", monkeypatch) as region:
         yield region
-        aws.forget()
-    assert region.control.wrong_order == []
 
 
 # --- the plan --------------------------------------------------------------------------------------------
@@ -245,14 +236,14 @@ def test_twice_is_fine(region: Region) -> None:
     region.deploy(experiment)
     assert len(region.teardown(experiment)) == 6
     assert region.teardown(experiment) == []
-    assert not (region.state / deployment.NAME).exists()
+    assert not (region.state / deployment.record_name("test")).exists()
 
 
 def test_without_the_record_the_tags_and_names_tell(region: Region) -> None:
     """A lost state location does not hide what costs."""
     experiment = region.experiment()
     region.deploy(experiment)
-    (region.state / deployment.NAME).unlink()
+    (region.state / deployment.record_name("test")).unlink()
     region.teardown(experiment)
     assert region.control.existing() == []
 
@@ -322,7 +313,7 @@ def test_what_stays_is_told_with_its_cost(region: Region, monkeypatch: pytest.Mo
     assert lines[0] == "some resources still exist:"
     assert lines[1] == "  endpoint ragctl-test-embedding: still Deleting, costs $1.51 an hour, $36.36 a day"
     assert caught.value.exit_status == 8
-    record, _ = deployment.read(LocalState(region.state))
+    record, _ = deployment.read(LocalState(region.state), "test")
     assert record is not None
     assert len(record.resources) == 3
 
@@ -354,6 +345,9 @@ def test_while_it_is_being_deployed(region: Region) -> None:
     """Two at the same time would undo each other's work."""
     experiment = region.experiment()
     region.deploy(experiment)
-    with hold(LocalState(region.state), deployment.LEASE, "deploy-models"), pytest.raises(LeaseHeld):
+    with (
+        hold(LocalState(region.state), deployment.lease_name("test"), "deploy-models"),
+        pytest.raises(LeaseHeld),
+    ):
         region.teardown(experiment)
     assert len(region.control.existing()) == 3

@@ -87,7 +87,7 @@ def perform(
     stop = threading.Event()
     with (
         recording("deploy-models", experiment) as run,
-        hold(means.state, deployment.LEASE, "deploy-models"),
+        hold(means.state, deployment.lease_name(experiment.name), "deploy-models"),
         stopping_on_signals(stop),
     ):
         try:
