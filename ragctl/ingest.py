@@ -13,7 +13,7 @@ from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from ragctl import fingerprints, indexes
+from ragctl import fingerprints, indexes, repeats
 from ragctl.errors import Refused
 from ragctl.guard import DeleteGuard
 from ragctl.lease import hold
@@ -237,6 +237,7 @@ class _Run:
 
     def work(self, start: float, tick: Callable[[], None], listing: Listing) -> IngestResult:
         s = self._s
+        repeated = repeats.so_far()
         restored = self._match_index()
         work = Work(s.ledger, listing, s.fingerprints, self._options)
         self._refuse_mass_delete(work.planned.delete_documents)
@@ -259,6 +260,9 @@ class _Run:
         if counts.written + counts.removed > before:
             s.store.finish()
         self._note_chunking(pipeline.seconds["chunk"])
+        repeated = repeats.so_far() - repeated
+        counts.throttles += repeated.throttles  # beside those that reached the pipeline
+        counts.retries += repeated.retries
         documents, chunks = s.ledger.counts()
         work.close()
         known.close()

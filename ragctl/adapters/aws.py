@@ -24,7 +24,7 @@ from botocore.eventstream import ParserError
 from botocore.parsers import ResponseParserError
 from urllib3.exceptions import HTTPError
 
-from ragctl import __version__
+from ragctl import __version__, repeats
 from ragctl.errors import (
     ConfigError,
     CredentialsError,
@@ -69,12 +69,14 @@ def client(service: str, experiment: Experiment, *, region_name: str | None = No
     with _making:
         if key not in _clients:
             with aws_errors("making a client", service):
-                _clients[key] = _session(aws).client(
+                made = _session(aws).client(
                     service,
                     region_name=region_name or _region(aws),
                     endpoint_url=getattr(aws.endpoints, service.replace("-", "_"), None),
                     config=_config(aws, **settings),
                 )
+                made.meta.events.register("after-call", _count_repeats)
+                _clients[key] = made
         return _clients[key]
 
 
@@ -105,6 +107,11 @@ def forget() -> None:
     with _making:
         _clients.clear()
         _sessions.clear()
+
+
+def _count_repeats(parsed: Mapping[str, Any], **_: object) -> None:
+    """Note what the SDK tried again by itself; it does not tell for which reason."""
+    repeats.count(retries=parsed["ResponseMetadata"].get("RetryAttempts", 0))
 
 
 def _config(aws: Aws, **settings: Any) -> Config:

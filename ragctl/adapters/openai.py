@@ -18,7 +18,7 @@ import urllib3
 from urllib3 import exceptions as http
 from urllib3.util import Retry, Timeout, parse_url
 
-from ragctl import __version__
+from ragctl import __version__, repeats
 from ragctl.adapters.embeddings import as_vectors
 from ragctl.adapters.payloads import (
     Piece,
@@ -261,7 +261,7 @@ class Server:
     def _send(
         self, path: str, request: Mapping[str, Any], *, preload_content: bool
     ) -> urllib3.BaseHTTPResponse:
-        return self._pool.request(
+        response = self._pool.request(
             "POST",
             f"{self.where}/{path}",
             body=self._encode(request),
@@ -269,6 +269,10 @@ class Server:
             redirect=False,
             preload_content=preload_content,
         )
+        before = response.retries.history if response.retries else ()
+        throttles = sum(attempt.status in BUSY for attempt in before)
+        repeats.count(throttles=throttles, retries=len(before) - throttles)
+        return response
 
     def _encode(self, request: Mapping[str, Any]) -> bytes:
         try:

@@ -15,6 +15,7 @@ from typing import Any, Final, NoReturn, TypeVar
 import botocore.exceptions as bc
 from botocore import xform_name
 
+from ragctl import repeats
 from ragctl.adapters.aws import CONNECTION_ERRORS, THROTTLE_CODES, aws_errors, error_code
 from ragctl.errors import NotFound, ServiceError
 from ragctl.limiter import Limiter
@@ -151,9 +152,11 @@ class Attempts:
             self._on_throttle()
             self._throttled += 1
             self._wait(error, min(2.0 ** (self._throttled - 1), LONGEST_WAIT_S))
+            repeats.count(throttles=1)
         elif _is_broken(error) and self._broken < BROKEN_ATTEMPTS - 1:
             self._broken += 1
             self._wait(error, 0.1 * 2**self._broken)
+            repeats.count(retries=1)
         else:
             self._give_up(error)
 
