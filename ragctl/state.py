@@ -92,7 +92,10 @@ class LocalState:
             return self._replace(name, data)
 
     def delete(self, name: str) -> None:
-        self.path(name).unlink(missing_ok=True)
+        try:
+            self.path(name).unlink(missing_ok=True)
+        except OSError as error:
+            raise StateError(f"{self.path(name)}: cannot be removed: {error.strerror}") from error
 
     def names(self, prefix: str) -> list[str]:
         if not self.folder.is_dir():

@@ -38,6 +38,7 @@ BUSY: Final = ("Creating", "Updating", "SystemUpdating", "RollingBack")
 WAIT: Final = (
     "an endpoint that is Creating can be deleted once it has failed or is in service (up to an hour): "
 )
+STILL: Final = "still"
 AGAIN: Final = "run this command again"
 YOUNG: Final = timedelta(hours=1)  # a model without an endpoint may be one that is being deployed right now
 
@@ -257,11 +258,13 @@ def _push(
     except Throttled as error:
         return _left(ref, error.message) if late else None
     except ServiceError as error:
-        if late or status not in BUSY:
+        if status not in BUSY:
             return _left(ref, error.message)
+        if late:
+            return _left(ref, f"{STILL} {status}: {error.message}")
         tell(f"{ref}: is {status}; waiting until it can be deleted")
         return None
-    return _left(ref, f"still {status or 'there'}") if late else None
+    return _left(ref, f"{STILL} {status or 'there'}") if late else None
 
 
 def _left(ref: Ref, why: str) -> Resource:
@@ -293,7 +296,15 @@ class Models:
 
     def resources(self) -> list[Resource]:
         """The plan, for people and JSON."""
-        return [Resource(item.ref.type, item.ref.name, "delete", item.status) for item in self.planned]
+        return [Resource(item.ref.type, item.ref.name, "delete", self._about(item)) for item in self.planned]
+
+    def _about(self, item: Found) -> str:
+        """Its state and, where others' things may be among them, whose it is and why it goes."""
+        words = [item.status]
+        if not self.whole_stack:
+            words += [f"experiment {item.stack}"] if item.stack else []
+            words += [f"expired {item.expires}"] if item.expires and is_past(item.expires) else []
+        return ", ".join(filter(None, words))
 
 
 def models(experiment: Experiment, *selections: Selection) -> Models:
@@ -394,7 +405,7 @@ def refuse_leftovers(outcome: Iterable[Resource]) -> None:
     left = [resource for resource in outcome if resource.action == "left"]
     if left:
         lines = [f"{item.type} {item.name}: {item.status}" for item in left]
-        wait = any(item.type in USERS for item in left)
+        wait = any(item.status.startswith(f"{STILL} Creating") for item in left)
         raise ServiceError(
             "some resources still exist:\n  " + "\n  ".join(lines), hint=(WAIT if wait else "") + AGAIN
         )

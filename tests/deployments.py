@@ -96,6 +96,26 @@ class Region:
         """Deploy with the canned catalogue."""
         return deploy.deploy(experiment, tools(experiment), **options)
 
+    def made_by_hand(self, *, status: str = "InService", image: str = "tei:1") -> None:
+        """An endpoint "theirs" with config and model, which somebody made without ragctl."""
+        aws.forget()
+        control = aws.client("sagemaker", self.experiment())
+        source = {"S3Uri": "s3://b/m/", "S3DataType": "S3Prefix", "CompressionType": "None"}
+        container = {
+            "Image": f"1.dkr.ecr.eu-west-1.amazonaws.com/{image}",
+            "ModelDataSource": {"S3DataSource": source},
+        }
+        control.create_model(ModelName="theirs", PrimaryContainer=container, ExecutionRoleArn=ROLE)
+        variant = {
+            "VariantName": "one",
+            "ModelName": "theirs",
+            "InstanceType": "ml.g5.xlarge",
+            "InitialInstanceCount": 1,
+        }
+        control.create_endpoint_config(EndpointConfigName="theirs", ProductionVariants=[variant])
+        control.create_endpoint(EndpointName="theirs", EndpointConfigName="theirs")
+        self.control.thing("endpoint/theirs").status = status
+
     def teardown(self, experiment: Experiment, selection: teardown.Selection = "stack") -> list[str]:
         """Find, plan and remove; what became of it, as "endpoint NAME: deleted"."""
         found = teardown.models(experiment, selection)

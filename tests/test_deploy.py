@@ -344,33 +344,12 @@ def test_a_reranker_is_deployed_too(region: Region) -> None:
 # --- somebody else's -------------------------------------------------------------------------------------
 
 
-def theirs(region: Region, *, status: str = "InService", image: str = "tei:1") -> None:
-    """An endpoint that somebody made by hand."""
-    aws.forget()
-    control = aws.client("sagemaker", region.experiment())
-    source = {"S3Uri": "s3://b/m/", "S3DataType": "S3Prefix", "CompressionType": "None"}
-    container = {
-        "Image": f"1.dkr.ecr.eu-west-1.amazonaws.com/{image}",
-        "ModelDataSource": {"S3DataSource": source},
-    }
-    control.create_model(ModelName="theirs", PrimaryContainer=container, ExecutionRoleArn=ROLE)
-    variant = {
-        "VariantName": "one",
-        "ModelName": "theirs",
-        "InstanceType": "ml.g5.xlarge",
-        "InitialInstanceCount": 1,
-    }
-    control.create_endpoint_config(EndpointConfigName="theirs", ProductionVariants=[variant])
-    control.create_endpoint(EndpointName="theirs", EndpointConfigName="theirs")
-    region.control.thing("endpoint/theirs").status = status
-
-
 NAMED = {"kind": "sagemaker", "endpoint": "theirs"}
 
 
 def test_an_endpoint_by_name_is_used_and_left_alone(region: Region) -> None:
     """Its family is read off its image, its dimension is asked; teardown does not touch it."""
-    theirs(region)
+    region.made_by_hand()
     experiment = region.experiment(embedding=NAMED)
     outcome = region.deploy(experiment)
     assert [(r.name, r.action) for r in outcome.resources] == [("theirs", "in use")]
@@ -382,7 +361,7 @@ def test_an_endpoint_by_name_is_used_and_left_alone(region: Region) -> None:
 
 def test_an_endpoint_is_taken_over_when_told_to(region: Region) -> None:
     """From then on it carries our tags, and teardown removes it with its config and model."""
-    theirs(region)
+    region.made_by_hand()
     experiment = region.experiment(embedding=NAMED, deployment={"embedding": {"take_over": True}})
     region.deploy(experiment)
     assert {region.control.thing(path).tags["ragctl:stack"] for path in region.control.existing()} == {"test"}
@@ -392,7 +371,7 @@ def test_an_endpoint_is_taken_over_when_told_to(region: Region) -> None:
 
 def test_a_name_that_is_taken_is_refused(region: Region) -> None:
     """An endpoint that ragctl did not make is never updated unasked."""
-    theirs(region)
+    region.made_by_hand()
     section = {"kind": "sagemaker", "endpoint": "theirs", "model": "gte-qwen2"}
     with pytest.raises(Refused, match="there is an endpoint theirs that was not made by ragctl"):
         region.deploy(region.experiment(embedding=section), replace_differing=True)
@@ -415,7 +394,7 @@ def test_a_named_endpoint_must_exist(region: Region) -> None:
 
 def test_a_container_that_tells_no_family(region: Region) -> None:
     """Guessing would send it requests that it does not understand."""
-    theirs(region, image="homemade:1")
+    region.made_by_hand(image="homemade:1")
     with pytest.raises(ConfigError, match="nothing tells which payload family endpoint theirs speaks"):
         region.deploy(region.experiment(embedding=NAMED))
 

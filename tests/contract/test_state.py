@@ -10,6 +10,7 @@ import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
+from ragctl.errors import StateError
 from ragctl.state import Conflict, LocalState, S3State, State
 
 
@@ -102,3 +103,12 @@ def test_of_many_writers_at_once_exactly_one_wins(state: State) -> None:
     found = state.read("lease")
     assert found is not None
     assert [str(number).encode() for number in won] == [found.data]
+
+
+def test_what_cannot_be_removed_is_told(tmp_path: Path) -> None:
+    """With the file's name, as a fault of the state location and not of ragctl; one that is absent is fine."""
+    state = LocalState(tmp_path)
+    state.delete("absent")
+    (tmp_path / "a-folder").mkdir()
+    with pytest.raises(StateError, match=rf"^{tmp_path}/a-folder: cannot be removed: "):
+        state.delete("a-folder")
