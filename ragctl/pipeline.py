@@ -198,6 +198,7 @@ class Pipeline:
         self._embeds = EmbedQueue(services.embedder, settings.embed_concurrency, counts)
         self._seen = borrowed
         self._flying: dict[str, list[tuple[_Open, int]]] = {}  # text hash -> who else waits for its vector
+        self._fresh: dict[str, Vector] = {}  # text hash -> vector, from then on until its put has ended
         self._records: deque[tuple[_Open, VectorRecord, int]] = deque()  # with the bytes that each takes
         self._records_since = 0.0
         self._records_bytes = 0
@@ -535,7 +536,11 @@ class Pipeline:
         """Queue chunks for embedding; a text that is already on its way is not sent twice."""
         for i in chunks:
             stem = stem_of(document.cut.keys[i])
-            if stem in self._flying:
+            vector = self._fresh.get(stem)
+            if vector is not None:
+                self.counts.reused += 1
+                self._add_record(document, i, vector)
+            elif stem in self._flying:
                 self._flying[stem].append((document, i))
             else:
                 self._flying[stem] = []
@@ -595,6 +600,7 @@ class Pipeline:
             self._records_since = monotonic()
         size = self._s.store.encoded_size(record)
         self._records.append((document, record, size))
+        self._fresh[stem_of(record.key)] = record.vector
         self._records_bytes += size
 
     def _metadata(self, document: _Open, chunk: Chunk) -> Metadata:
@@ -620,6 +626,7 @@ class Pipeline:
             self._records_bytes -= taken
             self._records.popleft()
             if document.failed:
+                self._fresh.pop(stem_of(record.key), None)
                 self._arrived(document)
             else:
                 batch.append((document, record))
@@ -648,6 +655,7 @@ class Pipeline:
         if error is not None and (self._embeds.is_fatal(error) or self._failed_puts >= PUT_FAILURES_IN_A_ROW):
             raise error
         for document, record in batch:
+            self._fresh.pop(stem_of(record.key), None)
             if error is not None:
                 self._fail_open(document, "put", str(error))
                 continue
