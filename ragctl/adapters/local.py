@@ -23,7 +23,7 @@ from ragctl import indexes
 from ragctl.adapters import local_rows as rows
 from ragctl.adapters import local_search
 from ragctl.adapters.base import IndexInfo, IndexSpec, StoreLimits
-from ragctl.adapters.lance import import_lancedb
+from ragctl.adapters.lance import connect, release_memory
 from ragctl.adapters.local_filters import among
 from ragctl.adapters.local_keys import KnownKeys
 from ragctl.errors import ConfigError, NotFound, PermissionDenied, QuotaExceeded, ServiceError
@@ -139,6 +139,7 @@ class LocalStore:
     def finish(self) -> None:
         """Take new records into the indexes, and join small files where they have become many."""
         with self._writing:
+            release_memory()
             self._index_text()
             self._index_vectors()
             table, _ = self._open()
@@ -154,10 +155,6 @@ class LocalStore:
     def _exists(self) -> bool:
         return self._versions.is_dir() and any(self._versions.iterdir())
 
-    def _connect(self) -> Any:
-        # An interval of zero: a read sees what any process has written before, as on S3 Vectors.
-        return import_lancedb().connect(self._path, read_consistency_interval=timedelta(0))
-
     def _open(self) -> tuple[Any, IndexInfo]:
         """Return the table and what it was made for; opened once."""
         with self._opening:
@@ -169,7 +166,7 @@ class LocalStore:
                         hint="make and fill it: ragctl ingest CONFIG",
                     )
                 with self._faults("open"):
-                    table = self._connect().open_table(self._name)
+                    table = connect(self._path).open_table(self._name)
                     self._opened = table, self._info(table.schema)
             return self._opened
 
@@ -179,7 +176,7 @@ class LocalStore:
         columns = rows.schema(spec.dimension, {ABOUT: json.dumps(about).encode()})
         with self._faults("make"):
             try:
-                self._connect().create_table(self._name, schema=columns)
+                connect(self._path).create_table(self._name, schema=columns)
             except ValueError:  # what LanceDB says to a table that exists
                 if not self._exists():
                     raise
