@@ -450,17 +450,27 @@ class Ledger:
         """Make the tables of a new ledger, and leave our fence where every earlier holder will see it."""
         self._db.execute("PRAGMA synchronous = FULL")
         self._db.execute("BEGIN IMMEDIATE")
-        exists = self._db.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone()
-        if not exists:
+        if not self._db.execute("SELECT 1 FROM sqlite_master").fetchone():
             for statement in _TABLES.strip().split(";\n"):
                 self._db.execute(statement)
             self._db.execute("INSERT INTO meta VALUES ('schema', ?)", (SCHEMA_VERSION,))
+        self._refuse_foreign()
         self._db.execute("INSERT OR IGNORE INTO meta VALUES ('fence', '0')")
         self._refuse_newer(fence)
         self._db.execute("UPDATE meta SET value = ? WHERE name = 'fence'", (str(fence),))
         self._db.execute("COMMIT")
 
+    def _refuse_foreign(self) -> None:
+        """Nothing is written into a database that somebody else made."""
+        columns = {row[0] for row in self._db.execute("SELECT name FROM pragma_table_info('meta')")}
+        if not columns >= {"name", "value"}:
+            raise StateError(
+                f"{self.place}: is a database, but no ledger of ragctl",
+                hint="if state: names the right place, make the ledger anew: ragctl ledger rebuild CONFIG",
+            )
+
     def _check_version(self) -> None:
+        self._refuse_foreign()
         version = self.meta("schema")
         if version != SCHEMA_VERSION:
             raise StateError(
