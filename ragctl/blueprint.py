@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from ragctl.deployment import VARIANT, Ref
+from ragctl.deployment import VARIANT, Ref, scaled_by
 from ragctl.errors import ConfigError, Refused
 from ragctl.records import short_hash
 
@@ -85,6 +85,17 @@ class Blueprint:
         if self.component_name:
             refs.add(Ref("inference-component", self.component_name))
         return frozenset(refs)
+
+    def is_version_of_ours(self, ref: Ref) -> bool:
+        """Whether its name says that it is a part or the scaling of this endpoint, as wanted now or at another time.
+
+        Never said where the endpoint's name is too long to be whole in those names: another's may look the same.
+        """
+        name = scaled_by(ref)
+        stem, _, digest = name.rpartition("-")
+        return ref.type != "endpoint" and (
+            name == self.endpoint or (stem == self.endpoint and len(digest) == HASH_LENGTH)
+        )
 
     def _derived(self, request: Mapping[str, Any]) -> str:
         digest = short_hash(json.dumps(request, sort_keys=True).encode())[:HASH_LENGTH]

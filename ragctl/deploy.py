@@ -350,16 +350,31 @@ class _Run:
         return models
 
     def _tidy(self) -> None:
-        """Renew the leases of what was there before, mark what is taken over, remove what was replaced."""
+        """Renew the leases of what was there before, mark what is taken over, remove what is not needed any more."""
         for step in self._steps:
             if not step.ours:
                 continue
             kept = self._all(step) | (step.old if step.blueprint is None else frozenset())
             for ref in sorted(kept - self._made):
                 self._renew(step, ref)
-            if step.action == "replace":
-                outcome = teardown.remove(self._control, step.old, tell=self._tell)
-                self._record = self._record.without(teardown.gone(outcome))
+            if step.action != "use":
+                self._remove_stale(step)
+
+    def _remove_stale(self, step: Step) -> None:
+        """What the endpoint was made of before and is not any more: by this run, or by one that ended too early."""
+        wanted = frozenset(ref for each in self._steps for ref in self._all(each))
+        assert step.blueprint is not None
+        before = {ref for ref in self._record.resources if step.blueprint.is_version_of_ours(ref)}
+        outcome = teardown.remove(self._control, (step.old | before) - wanted, tell=self._tell)
+        self._record = self._record.without(teardown.gone(outcome))
+        for item in outcome:
+            if item.action == "left":
+                log.warning(
+                    "%s %s is not needed any more and could not be removed: %s",
+                    item.type,
+                    item.name,
+                    item.status,
+                )
 
     def _renew(self, step: Step, ref: Ref) -> None:
         arn = self._control.arn(ref)

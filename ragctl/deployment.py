@@ -33,6 +33,8 @@ EXPIRES_TAG: Final = "ragctl:expires"
 MODEL_TAG: Final = "ragctl:model-id"
 VERSION_TAG: Final = "ragctl:model-version"
 
+ALARM: Final = "-no-capacity"  # follows a component's name in that of its alarm
+
 # In the order in which they are removed: what uses others goes first.
 Kind = Literal["alarm", "scaling-target", "inference-component", "endpoint", "endpoint-config", "model"]
 KINDS: Final[tuple[Kind, ...]] = (
@@ -63,9 +65,16 @@ def scaling_of(ref: Ref) -> list[Ref]:
     if ref.type == "inference-component":
         return [
             Ref("scaling-target", f"inference-component/{ref.name}"),
-            Ref("alarm", f"{ref.name}-no-capacity"),
+            Ref("alarm", f"{ref.name}{ALARM}"),
         ]
     return []
+
+
+def scaled_by(ref: Ref) -> str:
+    """The name of the endpoint or component that a scaling target or alarm is for; of anything else its own."""
+    if ref.type == "scaling-target":
+        return ref.name.split("/")[1]
+    return ref.name.removesuffix(ALARM) if ref.type == "alarm" else ref.name
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,10 +1,11 @@
 """A region to deploy into: the control plane and the runtime side by side, and models that need no catalogue.
 
-As a program, `python -m tests.deployments STATE`, it deploys in a process of its own that a test may kill.
+As a program, `python -m tests.deployments STATE SCENARIO`, it deploys in processes that a test may kill.
 """
 
+import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 
 from ragctl import deploy, deploy_plan, teardown
 from ragctl.adapters import aws
-from ragctl.blueprint import Resolved, Role
+from ragctl.blueprint import Resolved, Role, blueprint
 from ragctl.config import Experiment
 from tests.experiments import experiment
 from tests.servers.sagemaker import SageMakerServer
@@ -69,6 +70,32 @@ KNOWN = {
 }
 
 
+@dataclass(frozen=True)
+class Scenario:
+    """A deployment of the embedding model by these settings, perhaps over one that was made by others before."""
+
+    settings: Mapping[str, Any]
+    before: Mapping[str, Any] | None = None
+
+    def experiment(self, state: Path | str, *, before: bool = False) -> Experiment:
+        """The experiment "test" with what is to be there, or with what was there before."""
+        settings = self.before if before else self.settings
+        deployment = {"role_arn": ROLE, "expires_after": "1h", "embedding": settings}
+        return experiment(embedding=EMBEDDER, state=str(state), deployment=deployment)
+
+
+ZERO = {"autoscaling": {"min": 0, "max": 2, "target_invocations": 5}}
+SCALES = {"autoscaling": {"min": 1, "max": 3, "target_invocations": 5}}
+OTHER = {"env": {"A": "1"}}
+SCENARIOS = {
+    "plain": Scenario({}),
+    "scales": Scenario(SCALES),
+    "scales-to-zero": Scenario(ZERO),
+    "replaced": Scenario(OTHER, before={}),
+    "replaced-that-scales-to-zero": Scenario({**ZERO, **OTHER}, before=ZERO),
+}
+
+
 def resolve(role: Role, model_id: str, version: str) -> Resolved:
     """What the catalogue would say, in the version that is asked for where it is exact."""
     known = KNOWN[model_id]
@@ -95,6 +122,17 @@ class Region:
     def deploy(self, experiment: Experiment, **options: Any) -> deploy.Outcome:
         """Deploy with the canned catalogue."""
         return deploy.deploy(experiment, tools(experiment), **options)
+
+    def deploy_scenario(self, scenario: Scenario, *, before: bool = False) -> None:
+        """Deploy what it is about, or what was there before."""
+        wanted = scenario.experiment(self.state, before=before)
+        self.answer_for(wanted)
+        self.deploy(wanted, replace_differing=True)
+
+    def answer_for(self, experiment: Experiment) -> None:
+        """Have the runtime know the embedding model's component, where there is to be one."""
+        component = blueprint(experiment, "embedding", KNOWN["gte-qwen2"]).component_name
+        self.runtime.endpoints["ragctl-test-embedding"] = EmbeddingModel("tei", 384, component=component)
 
     def made_by_hand(self, *, status: str = "InService", image: str = "tei:1") -> None:
         """An endpoint "theirs" with config and model, which somebody made without ragctl."""
@@ -170,12 +208,22 @@ def region_at_hand(state: Path, patch: pytest.MonkeyPatch) -> Iterator[Region]:
 
 
 def main() -> None:
-    """Deploy the experiment "test" with its state in the folder that is named."""
-    deploy.POLL_S = 0.01
-    deployed = experiment(
-        embedding=EMBEDDER, state=sys.argv[1], deployment={"role_arn": ROLE, "expires_after": "1h"}
-    )
-    deploy.deploy(deployed, tools(deployed))
+    """For each line that comes in, deploy in a process of its own: print its id, and its exit status at the end.
+
+    They are forked from this one, which has made its clients and nothing else: that takes most of the time.
+    """
+    state, scenario = sys.argv[1:]
+    deploy.POLL_S = deploy.FIRST_POLL_S = teardown.POLL_S = teardown.FIRST_POLL_S = 0.01
+    deployed = SCENARIOS[scenario].experiment(state)
+    means = tools(deployed)
+    for _ in sys.stdin:
+        process = os.fork()
+        if process == 0:
+            deploy.deploy(deployed, means, replace_differing=True)
+            os._exit(0)
+        print(process, flush=True)  # noqa: T201  read by the test
+        _, status = os.waitpid(process, 0)
+        print(os.waitstatus_to_exitcode(status), flush=True)  # noqa: T201  read by the test
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import subprocess
 import sys
 import threading
@@ -23,12 +22,23 @@ from ragctl.errors import (
     NotFound,
     PermissionDenied,
     QuotaExceeded,
-    RagctlError,
     Refused,
     ServiceError,
 )
 from ragctl.state import LocalState
-from tests.deployments import EULA, KNOWN, ROLE, WRITER, Region, region_at_hand, tools
+from tests.deployments import (
+    EULA,
+    KNOWN,
+    ROLE,
+    SCALES,
+    SCENARIOS,
+    WRITER,
+    ZERO,
+    Region,
+    Scenario,
+    region_at_hand,
+    tools,
+)
 from tests.servers.http import Fault
 from tests.servers.sagemaker_runtime import EmbeddingModel, RerankModel
 from tests.servers.sagemaker_things import Fate
@@ -505,59 +515,6 @@ def test_a_create_whose_reply_is_lost(region: Region, monkeypatch: pytest.Monkey
     assert kinds(region) == ["endpoint-config", "endpoint", "model"]
 
 
-CALLS = 10  # of a deployment of one model
-
-
-def test_how_many_calls_there_are_to_fail(region: Region) -> None:
-    """The two tests below fail every one of them."""
-    region.deploy(region.experiment(deployment={"expires_after": "1h"}))
-    assert len(region.control.calls) == CALLS
-
-
-@pytest.mark.parametrize("kind", ["refused", "throttled", "lost"])
-@pytest.mark.parametrize("number", range(CALLS))
-def test_a_fault_at_any_call_leaves_nothing(region: Region, number: int, kind: str) -> None:
-    """Refused, throttled out, or done with the reply lost: the run undoes it, or it did no harm."""
-    fault = {
-        "refused": Fault("error", None, 400, "AccessDeniedException", "not allowed", skip=number),
-        "throttled": Fault("error", None, 400, "ThrottlingException", "Rate exceeded", skip=number),
-        "lost": Fault("lost", None, skip=number),
-    }[kind]
-    region.control.faults.add(fault)
-    experiment = region.experiment(deployment={"expires_after": "1h"})
-    try:
-        region.deploy(experiment)
-    except RagctlError:
-        assert region.control.existing() == []
-    assert len(region.control.faults.injected) == 1
-    region.teardown(experiment)
-    assert region.control.existing() == []
-
-
-@pytest.mark.parametrize("number", range(CALLS))
-def test_a_kill_at_any_call_leaves_nothing_that_teardown_does_not_find(region: Region, number: int) -> None:
-    """The call has its effect, the process is gone before the reply; then teardown finds everything."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tests.deployments", str(region.state)],
-        cwd=Path(__file__).parents[1],
-        env={**os.environ, "AWS_EC2_METADATA_DISABLED": "true"},
-        stderr=subprocess.DEVNULL,
-    )
-    calls = iter(range(10_000))
-
-    def kill(_: str) -> None:
-        if next(calls) == number:
-            process.kill()
-            process.wait()
-
-    region.control.after_call = kill
-    assert process.wait() == -9
-    region.control.after_call = lambda _: None
-    region.teardown(region.experiment())
-    assert region.control.existing() == []
-    assert region.teardown(region.experiment()) == []
-
-
 def test_a_killed_run_can_be_taken_up_again(region: Region) -> None:
     """A second deployment finds what the first one made and finishes it."""
     experiment = region.experiment()
@@ -665,6 +622,43 @@ def test_an_endpoint_that_scales_to_zero(region: Region) -> None:
         "model",
     ]
     assert region.control.existing() == []
+
+
+@pytest.mark.parametrize(
+    ("before", "settings", "left"),
+    [
+        (SCALES, {}, []),
+        (SCALES, ZERO, ["alarm", "inference-component", "scaling"]),
+        (ZERO, SCALES, ["scaling"]),
+        (ZERO, {}, []),
+    ],
+)
+def test_scaling_that_is_not_asked_for_any_more_ends(
+    region: Region, before: dict[str, Any], settings: dict[str, Any], left: list[str]
+) -> None:
+    """No alarm, target or copy of the way it was is left to scale, and to cost, behind the config's back."""
+    change = Scenario(settings, before=before)
+    region.deploy_scenario(change, before=True)
+    region.deploy_scenario(change)
+    assert sorted(kinds(region)) == sorted(["endpoint", "endpoint-config", "model", *left])
+    (target,) = region.control.scaling.targets or [None]
+    assert (target is None) == (not left)
+    assert target is None or target.startswith("inference-component" if settings is ZERO else "endpoint/")
+
+
+def test_what_is_not_needed_any_more_and_stays_is_told(
+    region: Region, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The new one serves, so the run is a success; but whoever may not remove the old one is told what is left."""
+    region.deploy_scenario(SCENARIOS["replaced"], before=True)
+    (old,) = [path for path in region.control.existing() if path.startswith("model/")]
+    denied = Fault("error", "DeleteModel", 400, "AccessDeniedException", "not allowed")
+    region.control.faults.add(denied)
+    region.deploy_scenario(SCENARIOS["replaced"])
+    assert f"{old.replace('/', ' ')} is not needed any more and could not be removed: " in caplog.text
+    assert old in region.control.existing()
+    region.deploy_scenario(SCENARIOS["replaced"])
+    assert old not in region.control.existing()
 
 
 def test_a_model_whose_needs_are_unknown_cannot_scale_to_zero(region: Region) -> None:
