@@ -95,9 +95,10 @@ class Calls:
         pending = [items] if items else []
         while pending:
             batch = pending.pop()
+            body = request(batch)  # before the limiter, which spaces calls as they leave
             self._limiter.acquire(len(batch))
             try:
-                method(**self._index, **request(batch))
+                method(**self._index, **body)
             except VENDOR_ERRORS as error:
                 attempts.failed(error)
                 pending += _halves(batch) if _status(error) == 503 else [batch]
