@@ -162,6 +162,8 @@ def _s3() -> Iterator[Right]:
     yield _right("cache: s3", (PLAN, INGEST), "GetObject", CACHE_FILES, service="s3")
     yield _right("cache: s3", (INGEST,), "PutObject", CACHE_FILES, service="s3")
     yield _right("cache: s3", (PLAN, INGEST), "ListBucket", CACHE, service="s3")
+    yield _right("cache: s3", (TEARDOWN,), "ListBucket", CACHE, service="s3", when="with --state or --all")
+    yield _right("cache: s3", (TEARDOWN,), "DeleteObject", CACHE_FILES, service="s3", when="with --state")
 
 
 def _models() -> Iterator[Right]:

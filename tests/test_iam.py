@@ -19,6 +19,7 @@ from ragctl.adapters.aws import PERMISSIONS
 from ragctl.errors import PermissionDenied
 from ragctl.loading import load
 from tests.cli import experiment
+from tests.deployments import SCENARIOS, region_at_hand
 from tests.experiments import experiment as in_memory
 from tests.servers.bedrock import RERANKER, TITAN, WRITER, BedrockServer
 from tests.servers.model_check import service_model
@@ -202,6 +203,8 @@ def cloud(bucket_server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     name = f"corpus-{tmp_path.name.lower().replace('_', '-')}"[:60].strip("-")
     s3.create_bucket(Bucket=name, CreateBucketConfiguration={"LocationConstraint": "eu-west-1"})
     s3.put_object(Bucket=name, Key="docs/a.md", Body=b"The warranty lasts three years.")
+    cached = f"cached-{name}"[:60].strip("-")
+    s3.create_bucket(Bucket=cached, CreateBucketConfiguration={"LocationConstraint": "eu-west-1"})
     with S3VectorsServer() as vectors, BedrockServer() as bedrock:
         path = experiment(
             tmp_path,
@@ -211,6 +214,7 @@ def cloud(bucket_server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
             reranking={"kind": "bedrock", "model": RERANKER},
             generation={"kind": "bedrock", "model": WRITER},
             state=f"s3://{name}/state",
+            cache={"path": f"s3://{cached}/vectors"},
             ingest={"workers": 1},
             aws={
                 "region": "eu-west-1",
@@ -232,12 +236,15 @@ class Cloud:
     def __init__(self, path: Path, vectors: S3VectorsServer, patch: pytest.MonkeyPatch) -> None:
         self.path, self.vectors = path, vectors
         self.calls: set[str] = set()
+        self.on_buckets: set[tuple[str, str]] = set()  # of S3: action, bucket
         call = BaseClient._make_api_call
 
         def recorded(client: Any, operation: str, request: Any) -> Any:
             service = client.meta.service_model.service_id.hyphenize()
             action = f"{service.removesuffix('-agent-runtime').removesuffix('-runtime')}:{operation}"
             self.calls.add(PERMISSIONS.get(action, action))
+            if "Bucket" in request:
+                self.on_buckets.add((PERMISSIONS.get(action, action), request["Bucket"]))
             return call(client, operation, request)
 
         patch.setattr(BaseClient, "_make_api_call", recorded)
@@ -245,6 +252,7 @@ class Cloud:
     def run(self, command: str, *arguments: str) -> set[str]:
         """The actions that one command needed."""
         self.calls.clear()
+        self.on_buckets.clear()
         cli.app([*command.split(), str(self.path), *arguments], standalone_mode=False)
         return set(self.calls)
 
@@ -277,6 +285,70 @@ def test_commands_call_what_their_chapter_says(cloud: Cloud, capsys: pytest.Capt
         idle = cloud.always(command) - called - COMES_ALONG
         # An ingest into an empty index has nothing to look up or to delete, and a query by --json streams nothing.
         assert idle <= {"s3vectors:DeleteVectors", "s3vectors:GetVectors", "s3:DeleteObject"}, command
+
+
+def test_each_bucket_meets_what_its_part_of_the_table_says(
+    cloud: Cloud, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The cache is only read and added to, until teardown --state lists and deletes what is in it."""
+    loaded = load(cloud.path)
+    assert loaded.cache is not None
+    buckets = {"state: s3": loaded.state.split("/")[2], "cache: s3": loaded.cache.path.split("/")[2]}
+    for command, arguments in (
+        ("ingest", ()),
+        ("plan", ()),
+        ("teardown", ("--all", "--yes")),
+        ("teardown", ("--state", "--yes")),
+    ):
+        cloud.run(command, *arguments)
+        for part, bucket in buckets.items():
+            said = {
+                action
+                for right in iam.RIGHTS
+                if right.part == part and command in right.commands
+                for action in right.actions
+            }
+            sources = (
+                {"s3:ListBucket", "s3:GetObject"} if part == "state: s3" else set()
+            )  # in the same bucket
+            assert {a for a, where in cloud.on_buckets if where == bucket} <= said | sources, (command, part)
+    assert {(a, buckets["cache: s3"]) for a in ("s3:ListBucket", "s3:DeleteObject")} <= cloud.on_buckets
+    assert "embedding cache" in capsys.readouterr().out
+
+
+PREFIXES = {  # where an action is not named like its service
+    "application-auto-scaling": "application-autoscaling",
+    "resource-groups-tagging-api": "tag",
+    "service-quotas": "servicequotas",
+    "sagemaker-runtime": "sagemaker",
+}
+
+
+def test_deploying_and_removing_models_call_what_their_chapters_say(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model that scales to zero is made, replaced and removed: nothing is called that is not in the table."""
+    calls: set[str] = set()
+    call = BaseClient._make_api_call
+
+    def recorded(client: Any, operation: str, request: Any) -> Any:
+        service = client.meta.service_model.service_id.hyphenize().lower()
+        calls.add(f"{PREFIXES.get(service, service)}:{operation}")
+        return call(client, operation, request)
+
+    monkeypatch.setattr(BaseClient, "_make_api_call", recorded)
+    scenario = SCENARIOS["replaced-that-scales-to-zero"]
+    with region_at_hand(tmp_path / "state", monkeypatch) as region:
+        for before in (True, False):
+            region.deploy_scenario(scenario, before=before)
+        deploying = calls - {"sagemaker:InvokeEndpoint"}  # of the part "embedding: sagemaker"
+        calls.clear()
+        region.teardown(scenario.experiment(region.state))
+        region.teardown(scenario.experiment(region.state), "expired")
+    for command, called in (("deploy-models", deploying), ("teardown", calls)):
+        said = {action for right in iam.RIGHTS if command in right.commands for action in right.actions}
+        assert len(called) > 10
+        assert called - said == set(), command
 
 
 def test_what_is_always_needed_is_enough_and_no_less(
