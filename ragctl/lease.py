@@ -136,6 +136,7 @@ def acquire(state: State, name: str, command: str, *, wait_s: float, ttl_s: floa
     """
     deadline = time.monotonic() + wait_s
     version, since = None, _clock()
+    waits = False
     while True:
         found = state.read(name)
         current = decode(found.data) if found else None
@@ -155,6 +156,9 @@ def acquire(state: State, name: str, command: str, *, wait_s: float, ttl_s: floa
                 f"another run holds the lease on this index: {current}",
                 hint="wait for it with --wait 10m; it is taken over by itself once it expires",
             )
+        if not waits:
+            log.warning("waiting for the lease of %s", current)
+            waits = True
         time.sleep(min(1.0, max(0.05, deadline - time.monotonic())))
 
 

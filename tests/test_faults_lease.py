@@ -1,0 +1,267 @@
+"""Runs that meet on one index: together, after a kill, after a pause, and with clocks that jump."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from moto.server import ThreadedMotoServer
+
+from ragctl.loading import load
+from ragctl.state import open_state
+from tests.places import Place, embedding_at
+from tests.processes import GatedServer, Run, until
+from tests.servers.clients import REGION, connect
+from tests.servers.s3vectors import S3VectorsServer
+
+TTL_S = 2.0  # where a lease must run out; a minute elsewhere, so that no busy machine loses one
+SHORT = f"""
+import functools, ragctl.ingest, ragctl.lease
+ragctl.ingest.hold = functools.partial(ragctl.lease.hold, ttl_s={TTL_S})
+"""
+ELSEWHERE = SHORT + "import socket; socket.gethostname = lambda: 'elsewhere'\n"
+DAY_S = 86_400
+JUMPS = pytest.mark.parametrize("jump", [DAY_S, -DAY_S], ids=["forwards", "backwards"])
+
+
+def clock(offset: Path) -> str:
+    """A wall clock that is off by the seconds that stand in a file."""
+    return f"import time; now = time.time; time.time = lambda: now() + float(open({str(offset)!r}).read())\n"
+
+
+class Meeting(Place):
+    """An experiment whose embedding server can hold a run back in the middle of its work."""
+
+    models: GatedServer
+    vectors: S3VectorsServer
+
+    def start(self, *arguments: object, prelude: str = "") -> Run:
+        return Run(self.folder, "ingest", self.folder / "experiment.yaml", *arguments, prelude=prelude)
+
+    def start_held(self, prelude: str = "") -> Run:
+        """A run in the middle of its work: some is in the store and saved, one batch is at the embedding server."""
+        self.models.held = "harbour"
+        run = self.start(prelude=prelude)
+        assert self.models.reached.wait(60), run.err
+        self.models.held = None  # the runs after it find the server as usual
+        return run
+
+    def lease(self) -> dict[str, Any]:
+        lease: dict[str, Any] = json.loads(self._state("lease.json"))
+        return lease
+
+    def ledger(self) -> bytes:
+        return self._state("ledger.sqlite")
+
+    def _state(self, name: str) -> bytes:
+        found = open_state(load(self.folder / "experiment.yaml")).read(f"test/{name}")
+        assert found is not None
+        return found.data
+
+    def writes(self) -> list[tuple[str, int]]:
+        """The calls that changed the store."""
+        return [
+            (call.operation, call.status)
+            for call in self.vectors.calls
+            if call.operation in ("PutVectors", "DeleteVectors")
+        ]
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Meeting]:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    with S3VectorsServer() as vectors, GatedServer() as models:
+        place = Meeting(tmp_path, vectors, {"embedding": embedding_at(models.url, dimension=64, max_batch=8)})
+        place.models, place.vectors = models, vectors
+        place.write(
+            {f"d{i:03}.md": f"Note {i} of the {'harbour' if i == 30 else 'tide'}.\n" for i in range(60)}
+        )
+        place.configure()
+        yield place
+    assert (vectors.unexpected, vectors.broken) == ([], [])
+
+
+def assert_undisturbed(place: Meeting) -> None:
+    """The index is what one run alone makes of the documents, and the next run finds nothing to do."""
+    held = place.held()
+    again = place.ragctl("ingest", "--json")
+    assert (again.status, again.json["chunks"]["written"], again.json["chunks"]["deleted"]) == (0, 0, 0)
+    place.configure(store={"kind": "s3vectors", "bucket": "library", "index": "calm"})
+    assert place.ragctl("ingest").status == 0
+    assert place.held() == held
+
+
+# --- together --------------------------------------------------------------------------------------------
+
+
+def test_of_two_runs_that_start_together_one_works(place: Meeting) -> None:
+    """The other ends with 7 and says who holds the lease; a third waits, and is let in afterwards."""
+    place.models.held = "harbour"
+    with place.start() as one, place.start() as other:
+        until(lambda: (one.process.poll(), other.process.poll()) != (None, None), "one to end")
+        loser, winner = (one, other) if one.process.poll() is not None else (other, one)
+        ended = loser.end()
+        assert (ended.status, ended.out) == (7, "")
+        holder = f"ingest (process {winner.process.pid} on {socket.gethostname()}, until "
+        assert f"ragctl: error: another run holds the lease on this index: {holder}" in ended.err
+        assert (
+            "  hint: wait for it with --wait 10m; it is taken over by itself once it expires\n" in ended.err
+        )
+        with place.start("--wait", "60s") as third:
+            third.says(f"waiting for the lease of {holder}")
+            place.models.gate.set()
+            assert winner.end().status == 0
+            ended = third.end()
+    assert (ended.status, ended.out) == (0, "test: nothing to do, 60 documents in 60 chunks\n")
+    assert_undisturbed(place)
+
+
+def test_a_run_that_waits_in_vain(place: Meeting) -> None:
+    """Exit 7 once its time is over."""
+    with place.start_held():
+        ended = place.start("--wait", "1s").end()
+    assert ended.status == 7
+    assert "another run holds the lease on this index" in ended.err
+
+
+# --- after a kill ----------------------------------------------------------------------------------------
+
+
+def test_the_lease_of_a_killed_run_is_taken_over_at_once(place: Meeting) -> None:
+    """On the same machine nobody need wait until it expires."""
+    with place.start_held() as killed:
+        killed.send(signal.SIGKILL)
+        killed.process.wait()
+        ended = place.start().end()
+    assert ended.status == 0
+    assert f"took over the lease of ingest (process {killed.process.pid} on" in ended.err
+    assert_undisturbed(place)
+
+
+def test_the_lease_of_a_run_killed_elsewhere_is_taken_over_when_it_expires(place: Meeting) -> None:
+    """Until then it is respected: nobody can see from here that it is dead."""
+    with place.start_held(ELSEWHERE) as killed:
+        killed.send(signal.SIGKILL)
+        killed.process.wait()
+        pid, fence = killed.process.pid, place.lease()["fence"]
+        ended = place.start("--wait", "60s").end()
+    assert ended.status == 0, ended.err
+    assert f"waiting for the lease of ingest (process {pid} on elsewhere, until" in ended.err
+    assert f"took over the lease of ingest (process {pid} on elsewhere, until" in ended.err
+    assert place.lease()["fence"] == fence + 1
+    assert_undisturbed(place)
+
+
+# --- after a pause ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["folder", "bucket"])
+def anywhere(request: pytest.FixtureRequest, place: Meeting) -> Iterator[Meeting]:
+    """The ledger in a folder, and in a bucket."""
+    if request.param == "folder":
+        yield place
+        return
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
+        with connect("s3", f"http://{host}:{port}") as client:
+            client.create_bucket(Bucket="state", CreateBucketConfiguration={"LocationConstraint": REGION})
+        endpoints = {"s3vectors": place.vectors.url, "s3": f"http://{host}:{port}"}
+        place.sections |= {"state": "s3://state/team", "aws": {"region": REGION, "endpoints": endpoints}}
+        place.configure()
+        yield place
+    finally:
+        server.stop()
+
+
+def test_an_old_holder_that_wakes_up_cannot_write(anywhere: Meeting) -> None:
+    """Stopped, taken over, woken: it ends with 7 and has touched neither store nor ledger nor lease."""
+    place = anywhere
+    with place.start_held(SHORT) as old:
+        old.send_to_all(signal.SIGSTOP)
+        ended = place.start("--wait", "60s").end()
+        assert ended.status == 0, ended.err
+        assert f"took over the lease of ingest (process {old.process.pid} on" in ended.err
+        before = place.held(), place.ledger(), place.lease(), place.writes()
+        place.models.gate.set()
+        old.send_to_all(signal.SIGCONT)
+        ended = old.end()
+    assert (ended.status, ended.out) == (7, "")
+    error, hint = ended.err.splitlines()[-2:]
+    assert error.startswith("ragctl: error: ")
+    assert error.endswith(
+        (
+            "/test/lease.json was lost: this run was paused for longer than 2 s or cannot reach the state location",
+            "another run took over this index while this one was paused",  # where there was something to save
+        )
+    )
+    assert hint == "  hint: what is saved is consistent; run the command again"
+    assert (place.held(), place.ledger(), place.lease(), place.writes()) == before
+    assert_undisturbed(place)
+
+
+# --- clocks that jump ------------------------------------------------------------------------------------
+
+
+def test_a_machine_a_day_ahead_takes_over_and_the_holder_yields(place: Meeting, tmp_path: Path) -> None:
+    """To its clock the lease has expired: the holder, awake all the time, writes nothing from then on."""
+    (tmp_path / "offset").write_text(str(DAY_S))
+    with place.start_held() as old:
+        ended = place.start(prelude=clock(tmp_path / "offset")).end()
+        assert ended.status == 0, ended.err
+        before = place.held(), place.ledger(), place.writes()
+        place.models.gate.set()
+        ended = old.end()
+    assert (ended.status, ended.out) == (7, "")
+    assert "ragctl: error: another run took over this index while this one was paused\n" in ended.err
+    assert (place.held(), place.ledger(), place.writes()) == before
+    assert_undisturbed(place)
+
+
+def test_a_machine_a_day_behind_takes_over_what_is_silent(place: Meeting, tmp_path: Path) -> None:
+    """To its clock the lease holds for another day; but nobody has renewed it for as long as it lasts."""
+    (tmp_path / "offset").write_text(str(-DAY_S))
+    with place.start_held(ELSEWHERE) as killed:
+        killed.send(signal.SIGKILL)
+        killed.process.wait()
+        behind = SHORT + clock(tmp_path / "offset")
+        assert place.start(prelude=behind).end().status == 7
+        ended = place.start("--wait", "60s", prelude=behind).end()
+    assert ended.status == 0, ended.err
+    assert f"took over the lease of ingest (process {killed.process.pid} on elsewhere" in ended.err
+    assert_undisturbed(place)
+
+
+def test_a_machine_a_day_behind_respects_who_renews(place: Meeting, tmp_path: Path) -> None:
+    """It waits for longer than a lease lasts, and still does not take what is alive."""
+    (tmp_path / "offset").write_text(str(-DAY_S))
+    with place.start_held(ELSEWHERE) as holder:
+        ended = place.start("--wait", f"{2 * TTL_S}s", prelude=SHORT + clock(tmp_path / "offset")).end()
+        assert ended.status == 7, ended.err
+        place.models.gate.set()
+        assert holder.end().status == 0
+    assert_undisturbed(place)
+
+
+@JUMPS
+def test_a_clock_that_jumps_under_the_holder(place: Meeting, tmp_path: Path, jump: int) -> None:
+    """It goes on renewing, and ends as if nothing had been."""
+    offset = tmp_path / "offset"
+    offset.write_text("0")
+    with place.start_held(SHORT + clock(offset)) as holder:
+        expires = place.lease()["expires"]
+        (tmp_path / "later").write_text(str(jump))
+        (tmp_path / "later").replace(offset)
+        until(lambda: abs(place.lease()["expires"] - expires) > DAY_S / 2, "a heartbeat by the new clock")
+        place.models.gate.set()
+        ended = holder.end()
+    assert ended.status == 0, ended.err
+    assert place.lease()["expires"] == 0.0  # given back
+    assert_undisturbed(place)
