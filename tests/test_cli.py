@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -45,6 +46,14 @@ def test_every_command_has_an_example_in_its_help(command: str) -> None:
 def test_no_help_shows_the_mark_that_keeps_its_lines() -> None:
     """Examples stand below one another: the mark is a character, not the two that it is written with."""
     assert [text for text in _helps(get_command(app)) if "\\b" in text] == []
+
+
+def test_examples_name_files_that_there_are() -> None:
+    """What is copied out of a help text finds its config."""
+    folder = Path(__file__).parents[1]
+    named = {name for text in _helps(get_command(app)) for name in re.findall(r"configs/[\w.-]+\w", text)}
+    assert len(named) > 2
+    assert [name for name in sorted(named) if not (folder / name).is_file()] == []
 
 
 def _helps(command: object) -> Iterator[str]:

@@ -45,8 +45,8 @@ def command(
 
     \b
     Examples:
-      ragctl deploy-models configs/jumpstart.yaml --dry-run
-      ragctl deploy-models configs/jumpstart.yaml --set deployment.expires_after=8h
+      ragctl deploy-models configs/s3vectors-jumpstart.yaml --dry-run
+      ragctl deploy-models configs/s3vectors-jumpstart.yaml --set deployment.expires_after=8h
     """
     output = setup(json_output=json_output, quiet=quiet, verbose=verbose, log_json=log_json)
     eulas = [f"deployment.{role}.accept_eula=true" for role in ("embedding", "generation", "reranking")]

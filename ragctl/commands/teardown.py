@@ -69,9 +69,9 @@ def command(
     \b
     Examples:
       ragctl teardown configs/samples.yaml --index --dry-run
-      ragctl teardown configs/jumpstart.yaml --models --yes
+      ragctl teardown configs/s3vectors-jumpstart.yaml --models --yes
       ragctl teardown configs/s3vectors-bedrock.yaml --all --yes
-      ragctl teardown configs/jumpstart.yaml --expired --orphans --yes
+      ragctl teardown configs/s3vectors-jumpstart.yaml --expired --orphans --yes
     """
     output = setup(json_output=json_output, quiet=quiet, verbose=verbose, log_json=log_json)
     experiment = load(config, overrides)
