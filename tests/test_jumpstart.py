@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-pytest.importorskip("sagemaker.core")
 from moto.server import ThreadedMotoServer
 
 from ragctl.adapters import aws
