@@ -14,9 +14,10 @@ import sys
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from multiprocessing import forkserver
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ragctl.errors import DocumentError, ItemRefused
 from ragctl.packing import pack
@@ -163,10 +164,13 @@ class _Batch:
 def _end_with_parent() -> None:
     """Have the kernel end this process with its parent's, also in the middle of a document that hangs.
 
-    The parent is the server that forks workers, which ends with the run (prctl(2), multiprocessing.forkserver).
+    The parent is the server that forks workers. It ends once nobody holds the other end of a pipe any more: the run
+    does, and so would each worker, which is handed a copy (prctl(2), multiprocessing.forkserver).
     Elsewhere than on Linux a worker ends when it next reads from, or writes to, its pipe.
     """
     if sys.platform == "linux":
+        server: Any = forkserver._forkserver  # noqa: SLF001  there is no other way to it
+        os.close(server._forkserver_alive_fd)  # noqa: SLF001  as above
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 

@@ -12,14 +12,16 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from multiprocessing import resource_tracker
+from multiprocessing import forkserver, resource_tracker
 from typing import TYPE_CHECKING, Any
 
+from ragctl.errors import ServiceError
 from ragctl.packing import unpack
 from ragctl.worker import Failed, Finished, Item, Same, Task, serve, with_vectors
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
+    from multiprocessing.context import ForkServerContext
     from multiprocessing.process import BaseProcess
 
     from ragctl.config import Experiment
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 PRELOADED = ["ragctl.worker", "ragctl.parsing", "ragctl.adapters.hashing", "langchain_text_splitters"]
 HAND_FILES = 32  # files that a worker gets at once, so that small ones do not each cost a round trip
 HAND_BYTES = 1_000_000  # and so many bytes, so that large ones are spread over the workers
+IDLE_DEATHS = 3  # in a row, of workers that had begun with no file: that is no accident
 
 
 @dataclass(slots=True)
@@ -66,6 +69,7 @@ class Workers:
         self._stopping = threading.Event()
         self._count = experiment.ingest.workers or os.cpu_count() or 1
         self._running = self._count
+        self._died_idle = 0  # in a row
         self._error: BaseException | None = None
         self._threads = [
             threading.Thread(target=self._run, name=f"worker-{i}", daemon=True) for i in range(self._count)
@@ -118,7 +122,7 @@ class Workers:
 
     def _work(self, worker: _Worker, hand: list[Task]) -> _Worker | None:
         """Have the worker do the hand. None: it had to be killed."""
-        at = 0
+        at: int | None = None  # the file of the hand that it is working on
         done: set[str] = set()
         try:
             worker.pipe.send(hand)
@@ -126,6 +130,7 @@ class Workers:
                 kind, value = self._receive(worker)
                 if kind == "started":
                     at = value
+                    self._died_idle = 0
                 elif kind == "items":
                     items, vectors = value
                     done.update(item.file for item in items if isinstance(item, Finished | Same))
@@ -136,7 +141,11 @@ class Workers:
             self._blame(hand, at, done, f"took longer than {self._experiment.parsing.timeout_s:g} s to parse")
         except (EOFError, ConnectionError):
             worker.process.join(5)
-            self._blame(hand, at, done, f"crashed the parser ({_ending(worker.process.exitcode)})")
+            ending = _ending(worker.process.exitcode)
+            if at is None:
+                self._hand_back(hand, ending)
+            else:
+                self._blame(hand, at, done, f"crashed the parser ({ending})")
         worker.kill()
         return None
 
@@ -151,8 +160,20 @@ class Workers:
         message: tuple[str, Any] = worker.pipe.recv()
         return message
 
-    def _blame(self, hand: list[Task], at: int, done: set[str], error: str) -> None:
+    def _hand_back(self, hand: list[Task], ending: str) -> None:
+        """The worker died before it began with any of the files, so that none is to blame."""
+        with self._lock:
+            self._again += hand
+            self._died_idle += 1
+        if self._died_idle > IDLE_DEATHS:
+            raise ServiceError(
+                f"the parser processes end before they begin ({ending})",
+                hint="is memory short, or the number of processes limited? What they said stands above",
+            )
+
+    def _blame(self, hand: list[Task], at: int | None, done: set[str], error: str) -> None:
         """File `at` of the hand has failed; those that it dragged along are done again."""
+        at = at or 0  # a worker that is not heard of at all within the time of a document
         file = hand[at].file
         self._deliver([Failed(file.id, file.id, "parse", error), Finished(file.id, "", whole=False)])
         with self._lock:
@@ -174,9 +195,25 @@ def _shield() -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
 
 
-def _start(experiment: Experiment, *, embeds: bool) -> _Worker:
+def prepare() -> None:
+    """Start the process that workers are forked from, which takes half a second, beside whatever comes first."""
+    threading.Thread(target=_start_server, daemon=True).start()
+
+
+def _start_server() -> None:
+    _shield()
+    _context()
+    forkserver.ensure_running()
+
+
+def _context() -> ForkServerContext:
     context = multiprocessing.get_context("forkserver")  # fork is not safe beside threads
     context.set_forkserver_preload(PRELOADED)
+    return context
+
+
+def _start(experiment: Experiment, *, embeds: bool) -> _Worker:
+    context = _context()
     ours, theirs = context.Pipe()
     process = context.Process(target=serve, args=(theirs, experiment, embeds, dict(os.environ)), daemon=True)
     process.start()

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -46,16 +46,32 @@ class GatedServer(PickyServer):
         return super()._embeddings(request)
 
 
+# A parser that stays in a document which says so until it is ended, and leaves a file that says that it is there.
+STUCK = """
+import pathlib, time
+import ragctl.parsing.text as text
+read = text.read
+def stuck(file, data, parsing):
+    if data.startswith(b"stuck"):
+        pathlib.Path(file.location).with_suffix(".there").touch()
+        time.sleep(600)
+    return read(file, data, parsing)
+text.read = stuck
+"""
+
+
 class Run:
     """`ragctl ARGUMENTS` under way; the with statement leaves nothing of it behind.
 
-    `prelude` is Python that runs before the command does: it shortens times and moves clocks.
+    `prelude` is Python that runs before the command does: it shortens times and moves clocks. `everywhere` runs
+    at the start of each of its processes, the workers among them.
     """
 
-    def __init__(
-        self, folder: Path, *arguments: object, prelude: str = "", env: Mapping[str, str] | None = None
-    ) -> None:
+    def __init__(self, folder: Path, *arguments: object, prelude: str = "", everywhere: str = "") -> None:
         self._out, self._err = (folder / f"{time.monotonic_ns()}.{name}" for name in ("out", "err"))
+        site = folder / "site"
+        site.mkdir(exist_ok=True)
+        (site / "sitecustomize.py").write_text(everywhere, encoding="utf-8")
         code = f"{prelude}\nfrom ragctl.cli import main\nmain()"
         with self._out.open("wb") as out, self._err.open("wb") as err:
             self.process = subprocess.Popen(
@@ -63,7 +79,7 @@ class Run:
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,
-                env={**os.environ, **(env or {})},
+                env={**os.environ, "PYTHONPATH": str(site)},
                 start_new_session=True,
             )
 
