@@ -13,7 +13,7 @@ from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from ragctl import fingerprints, indexes, repeats
+from ragctl import fingerprints, indexes, repeats, workers
 from ragctl.errors import Refused
 from ragctl.guard import DeleteGuard
 from ragctl.lease import hold
@@ -237,6 +237,8 @@ class _Run:
 
     def work(self, start: float, tick: Callable[[], None], listing: Listing) -> IngestResult:
         s = self._s
+        if s.ledger.meta("created") is None:
+            workers.prepare()  # a first ingest has files to parse; the store takes a while to open
         repeated = repeats.so_far()
         restored = self._match_index()
         work = Work(s.ledger, listing, s.fingerprints, self._options)
