@@ -38,6 +38,7 @@ class Endpoint:
 
     name: str
     state: str
+    reason: str | None = None  # why it failed, by the service
     stack: str | None = None
     ours: bool = True
     created: str | None = None
@@ -182,6 +183,7 @@ def _endpoint(
     return Endpoint(
         name=item.ref.name,
         state=item.status,
+        reason=item.reason,
         stack=item.stack,
         created=item.created,
         age_hours=_hours_since(item.created),

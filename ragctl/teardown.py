@@ -59,6 +59,7 @@ class Found:
     ref: Ref
     stack: str | None
     status: str = ""
+    reason: str | None = None  # why it failed, by the service
     created: str | None = None
     expires: str | None = None
     instance: str | None = None  # "2 x ml.g5.2xlarge" where it costs
@@ -103,6 +104,7 @@ def _look(control: ControlPlane, ref: Ref, *, trusted: bool, stack: str | None) 
         ref,
         owner or stack,
         status=str(described.get("EndpointStatus") or described.get("InferenceComponentStatus") or ""),
+        reason=described.get("FailureReason"),
         created=tags.get(CREATED_TAG),
         expires=tags.get(EXPIRES_TAG),
         instance=_instance(described) if ref.type == "endpoint-config" else None,

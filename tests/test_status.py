@@ -16,9 +16,10 @@ from ragctl.adapters.sagemaker_control import ControlPlane
 from ragctl.deployment import EXPIRES_TAG, Ref
 from ragctl.lease import hold
 from ragctl.state import LocalState
-from tests.cli import Ended, experiment, ragctl, write_docs
+from tests.cli import Ended, experiment, in_process, ragctl, write_docs
 from tests.deployments import EMBEDDER, ROLE, Region, environment, region_in
 from tests.servers.s3vectors import S3VectorsServer
+from tests.servers.sagemaker_things import Fate
 
 PAST = "2026-01-01T00:00:00Z"
 
@@ -136,6 +137,31 @@ def test_an_endpoint_with_its_price_age_expiry_and_use(tmp_path: Path, region: R
     shown = ragctl("status", config).out
     assert "InService, 1 x ml.g5.2xlarge, $1.50 an hour, $36.00 a day" in shown
     assert f"EXPIRED {PAST}" in shown
+
+
+@pytest.mark.parametrize(
+    ("fate", "state", "shown"),
+    [
+        (Fate(after=None), "Creating", "Creating, 1 x ml.g5.2xlarge, price unknown, "),
+        (Fate("InService", after=0), "InService", "InService, 1 x ml.g5.2xlarge, price unknown, "),
+        (
+            Fate("Failed", after=0, reason="no capacity"),
+            "Failed",
+            "Failed (no capacity), 1 x ml.g5.2xlarge, price unknown, ",
+        ),
+        (Fate(delete_after=None), "Deleting", "Deleting, 1 x ml.g5.2xlarge, price unknown, "),
+    ],
+)
+def test_every_state_of_an_endpoint_is_shown(
+    tmp_path: Path, region: Region, fate: Fate, state: str, shown: str
+) -> None:
+    """As long as it is there, ready or not, and why it failed: whatever its state, somebody pays for it or waits."""
+    config = deployed(tmp_path, region)
+    thing = region.control.thing("endpoint/ragctl-test-embedding")
+    thing.status, thing.looks, thing.fate = ("Deleting" if state == "Deleting" else "Creating"), 0, fate
+    (found,) = in_process("status", config, "--json").json["endpoints"]
+    assert (found["state"], found["reason"]) == (state, "no capacity" if state == "Failed" else None)
+    assert f"endpoint ragctl-test-embedding: {shown}" in in_process("status", config).out
 
 
 def test_what_cannot_be_looked_at_hides_nothing_else(tmp_path: Path) -> None:

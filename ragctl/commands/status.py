@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ragctl.commands.options import Json, LogJson, Quiet, Set, Verbose, load, setup, shown
+from ragctl.commands.options import Json, LogJson, Quiet, Set, Verbose, load, printable, setup, shown
 
 if TYPE_CHECKING:
     from ragctl.status import Endpoint, Index, Status
@@ -89,7 +89,7 @@ def _show(status: Status) -> None:
 def _endpoint(endpoint: Endpoint) -> str:
     from ragctl.cost import per_hour
 
-    parts = [endpoint.state]
+    parts = [f"{endpoint.state} ({printable(endpoint.reason)})" if endpoint.reason else endpoint.state]
     if not endpoint.ours:
         return f"{endpoint.state}, not ours"
     parts += [endpoint.instances] if endpoint.instances else []
