@@ -302,28 +302,6 @@ def test_an_update_that_falls_back_is_undone(region: Region) -> None:
     assert region.control.existing() == before
 
 
-def test_without_the_extra_the_command_names_it(region: Region, tmp_path: Path) -> None:
-    """Only a model that JumpStart must be asked for needs the SDK."""
-    path = tmp_path / "experiment.yaml"
-    sources = [{"kind": "local", "name": "docs", "path": "."}]
-    section = {"kind": "sagemaker", "model": "gte-qwen2"}
-    path.write_text(
-        json.dumps(
-            {"name": "test", "sources": sources, "embedding": section, "deployment": {"role_arn": ROLE}}
-        )
-    )
-    hide = "import sys; sys.modules['sagemaker'] = None; from ragctl.cli import main; main()"
-    found = subprocess.run(
-        [sys.executable, "-c", hide, "deploy-models", str(path)], capture_output=True, text=True
-    )
-    assert found.returncode == 2
-    assert found.stderr.splitlines()[-2:] == [
-        "ragctl: error: deploy-models needs an optional package",
-        '  hint: install it with: pip install "ragctl[jumpstart]"',
-    ]
-    assert region.control.existing() == []
-
-
 def test_an_experiment_without_models(region: Region, tmp_path: Path) -> None:
     """Says that there is nothing to deploy, and asks nobody."""
     path = tmp_path / "experiment.yaml"
