@@ -348,6 +348,7 @@ class Pipeline:
                 case Cut():
                     self._take_document(item)
                 case Failed():
+                    self.counts.seen += 1
                     self._fail(item.document, item.file, item.stage, item.error)
                 case Same():
                     self._take_same(item)
