@@ -16,7 +16,8 @@ from ragctl.adapters import aws
 from ragctl.adapters.jumpstart import Catalogue
 from ragctl.blueprint import Resolved, Role
 from ragctl.errors import ConfigError, Refused, ServiceError
-from tests.deployments import Region, environment, region_in
+from tests.cli import in_process
+from tests.deployments import Region, environment, region_at_hand, region_in
 from tests.experiments import experiment
 from tests.jumpstart_catalogue import (
     BUCKET,
@@ -302,6 +303,98 @@ def test_a_license_on_the_command_line(tmp_path: Path, deployed_to: Region) -> N
     (model,) = [request for name, request in deployed_to.control.requests if name == "CreateModel"]
     source = model["PrimaryContainer"]["ModelDataSource"]["S3DataSource"]
     assert source["ModelAccessConfig"] == {"AcceptEula": True}
+
+
+@pytest.mark.parametrize(
+    ("section", "settings", "status", "error", "hint"),
+    [
+        (
+            {"model": "huggingface-textembedding-gte-qwen2-7b"},
+            {},
+            2,
+            "embedding.model: JumpStart in eu-west-1 has no model huggingface-textembedding-gte-qwen2-7b",
+            f"did you mean {EMBEDDER}?",
+        ),
+        (
+            {"model": EMBEDDER, "model_version": "7.*"},
+            {},
+            2,
+            f"embedding.model_version: {EMBEDDER} has no version 7.*",
+            "it has 1.0.7, 1.0.8, 9.0.0 (for a newer sagemaker-core)",
+        ),
+        (
+            {"model": EMBEDDER},
+            {"instance_type": "ml.t2.medium"},
+            2,
+            f"deployment.embedding.instance_type: {EMBEDDER} does not run on ml.t2.medium",
+            "it runs on ml.g5.2xlarge, ml.g5.12xlarge, ml.g4dn.12xlarge",
+        ),
+        (
+            {"model": RETIRED, "family": "tei"},
+            {},
+            6,
+            f"embedding.model: {RETIRED} is deprecated: retired in spring",
+            "choose another model or version",
+        ),
+        (
+            {"model": EMBEDDER},
+            {"instance_type": "ml.g5.12xlarge"},
+            8,
+            '1 x ml.g5.12xlarge needed, and the quota "ml.g5.12xlarge for endpoint usage" is 0',
+            "ask for more in Service Quotas, service Amazon SageMaker, or choose another instance type",
+        ),
+    ],
+    ids=["unknown-model", "bad-version", "unsupported-type", "deprecated", "quota-of-nothing"],
+)
+def test_what_cannot_be_deployed_is_said_before_anything_is_made(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    section: dict[str, str],
+    settings: dict[str, str],
+    status: int,
+    error: str,
+    hint: str,
+) -> None:
+    """The exact words, the exit status, and nothing in the account, a dry run included."""
+    role = {"role_arn": "arn:aws:iam::123456789012:role/models"}
+    path = config(
+        tmp_path, embedding={"kind": "sagemaker", **section}, deployment={**role, "embedding": settings}
+    )
+    with region_at_hand(tmp_path / "state", monkeypatch) as region:
+        region.control.quotas["ml.g5.12xlarge"] = 0
+        for options in ((), ("--dry-run",)):
+            ended = in_process("deploy-models", path, *options)
+            assert (ended.status, ended.out) == (status, "")
+            assert ended.err.endswith(f"ragctl: error: {error}\n  hint: {hint}\n")
+        assert region.control.existing() == []
+        assert [
+            name for name, _ in region.control.requests if not name.startswith(("Describe", "List"))
+        ] == []
+
+
+@pytest.mark.parametrize(
+    ("fate", "said"),
+    [
+        (
+            Fate("Failed", reason="Unable to provision requested ML compute capacity."),
+            "endpoint ragctl-test-embedding is Failed: Unable to provision requested ML compute capacity.",
+        ),
+        (Fate(after=None), "endpoint ragctl-test-embedding is still Creating after 1s"),
+    ],
+)
+def test_an_endpoint_that_does_not_come_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fate: Fate, said: str
+) -> None:
+    """Its states are shown while it is waited for; then exit 8 with the reason, and nothing of it is left."""
+    role = {"role_arn": "arn:aws:iam::123456789012:role/models", "timeout": "1s"}
+    path = config(tmp_path, embedding={"kind": "sagemaker", "model": EMBEDDER}, deployment=role)
+    with region_at_hand(tmp_path / "state", monkeypatch) as region:
+        region.control.fates["test"] = fate
+        ended = in_process("deploy-models", path)
+        assert (ended.status, ended.out) == (8, "")
+        assert f"ragctl: error: {said}\n" in ended.err
+        assert "min  endpoint ragctl-test-embedding: Creating\n" in ended.err
+        assert region.control.existing() == []
 
 
 def test_interrupted_on_the_command_line(tmp_path: Path, deployed_to: Region) -> None:
