@@ -142,3 +142,58 @@ def test_a_run_s_report_says_what_it_had_to_repeat(
     assert (ended.json["throttles"], ended.json["retries"]) == (1, 2)
     report = json.loads(Path(ended.json["run"]).read_text())
     assert (report["throttles"], report["retries"]) == (1, 2)
+
+
+def test_a_run_s_report_says_where_its_time_went(
+    tmp_path: Path, store: S3VectorsServer, embedder: tuple[Service, LoopbackServer]
+) -> None:
+    """Embedding and putting take at least as long as their services do, and no longer than all calls together may."""
+    service, models = embedder
+    place = Place(tmp_path, store)
+    place.write({f"d{i:02}.md": f"Note {i}.\n" for i in range(40)})
+    configure(place, service, models.url, "test")
+    models.latency[OPERATION[service]] = store.latency["PutVectors"] = 0.05
+    ended = place.ragctl("ingest", "--json")
+    assert ended.status == 0, ended.err
+    report = json.loads(Path(ended.json["run"]).read_text())
+    stages = report["stages"]
+    assert stages == ended.json["stages"]
+    assert set(stages) == {"read", "parse", "chunk", "embed", "put"}
+    for stage, operation, server in (("embed", OPERATION[service], models), ("put", "PutVectors", store)):
+        calls = len(server.calls_of(operation))
+        assert calls >= 10
+        assert 0.05 * 10 <= stages[stage] <= report["seconds"] * calls
+    assert max(stages["read"], stages["parse"], stages["chunk"]) <= report["seconds"]  # by one worker
+
+
+def test_vectors_that_the_workers_make_are_in_the_report_s_times(tmp_path: Path) -> None:
+    """Where there is no service that embeds, the time is that of the workers."""
+    place = Place(tmp_path)
+    place.write({f"d{i:03}.md": f"Note {i}. {'The crane lifts a crate. ' * 40}\n" for i in range(200)})
+    place.configure()
+    stages = place.ragctl("ingest", "--json").json["stages"]
+    assert min(stages.values()) > 0
+
+
+def test_a_rewrite_that_the_store_refuses_fails_its_document_once(
+    tmp_path: Path, store: S3VectorsServer
+) -> None:
+    """New metadata that is too large: exit 3, every document counted once and as it was; smaller ones get in."""
+    place = Place(tmp_path, store)
+    place.write({f"d{i}.md": f"Note {i}. {'The crane lifts a crate. ' * 40}\n" for i in range(5)})
+    place.configure()
+    assert place.ragctl("ingest").status == 0
+    before = place.held()
+    assert len(before) > 2 * 5
+    source = {"kind": "local", "name": "docs", "path": "docs"}
+    place.configure(sources=[source | {"metadata": {"remark": "r" * 2_500}}])
+    ended = place.ragctl("ingest", "--json")
+    assert (ended.status, ended.json["documents"]["failed"], ended.json["documents"]["seen"]) == (3, 5, 5)
+    assert [(f["document"], f["stage"]) for f in ended.json["failures"]] == [
+        (f"docs/d{i}.md", "put") for i in range(5)
+    ]
+    assert place.held() == before
+    place.configure(sources=[source | {"metadata": {"remark": "short"}}])
+    ended = place.ragctl("ingest", "--json")
+    assert (ended.status, ended.json["chunks"]["embedded"]) == (0, 0)
+    assert place.held() == {key: (m | {"remark": "short"}, vector) for key, (m, vector) in before.items()}
