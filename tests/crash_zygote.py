@@ -35,6 +35,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import asdict, replace
 from functools import wraps
 from hashlib import blake2b
 from pathlib import Path
@@ -66,6 +67,8 @@ from ragctl.loading import load
 from ragctl.worker import Task, Workshop, _serve_batch
 
 Job = dict[str, Any]
+
+DUMPED_KEYS = 100  # at once, which every store bears
 
 
 # --- the parent ------------------------------------------------------------------------------------------
@@ -151,26 +154,33 @@ def _ragctl(arguments: list[str]) -> int:
 
 
 def _dump(job: Job, seconds: float) -> None:
-    """Everything in index and ledger, and what `verify --full` says; with the seconds that the command took."""
+    """Everything in index and ledger, with the seconds that the command took; and, where that is asked for, what
+    `verify --full` says.
+    """
     experiment = load(Path(job["dump"]))
     place = state.open_state(experiment)
     store = open_store(experiment)
     keys = list(store.keys())
-    size = store.limits.get_keys
     records = {}
-    for first in range(0, len(keys), size):
-        for key, record in store.get(keys[first : first + size], vectors=True).items():
+    for first in range(0, len(keys), DUMPED_KEYS):
+        for key, record in store.get(keys[first : first + DUMPED_KEYS], vectors=True).items():
             vector = blake2b(record.vector.tobytes(), digest_size=8).hexdigest()
             records[key] = [dict(record.metadata), vector]
-    with ingest.reading_ledger(place, experiment.store.index) as ledger:
-        loose = ledger.loose(-1)
     store.close()
-    drift = verify.verify(experiment, place, sample=None)
+    with ingest.reading_ledger(place, experiment.store.index) as ledger:
+        rows = {
+            "files": [asdict(replace(row, updated="")) for row in ledger.files()],
+            "documents": [asdict(replace(row, updated="")) for row in ledger.documents()],
+            "failures": [asdict(failure) for failure in ledger.failures()],
+            "loose": ledger.loose(-1),
+        }
+    drift = verify.verify(experiment, place, sample=None).to_json() if job.get("verify") else None
     document = {
         "doubles": len(keys) - len(set(keys)),
         "records": records,
-        "loose": loose,
-        "drift": {} if drift.is_clean else drift.to_json(),
+        "ledger": rows,
+        "journal": place.names(f"{ingest.ledger_name(experiment.store.index)}.journal/"),
+        "drift": drift,
         "seconds": seconds,
     }
     Path(job["out"]).write_text(json.dumps(document))
@@ -207,8 +217,6 @@ def _make_small() -> None:
 
 
 def _patch_limits(store: Any, limits: dict[str, int]) -> None:
-    from dataclasses import replace
-
     if isinstance(getattr(store, "limits", None), StoreLimits):
         store.limits = replace(store.limits, **limits)
         return
@@ -228,6 +236,8 @@ def _install(step: _Steps, job: Job) -> None:
     remote_ledger.SHARE = 1e9  # how long a publication takes does not count
     hashing.HashingEmbedder.cpu_bound = job.get("embeds_in_workers", True)
     workers._start = _start_thread  # the stand-in is no process
+    workers.prepare = lambda: None  # nor is one forked from
+    workers.prepare = lambda: None  # so there is none to fork it from
     for name in ("put", "delete", "create", "finish"):
         for store in (local.LocalStore, s3vectors.S3VectorsStore):
             _wrap(store, name, step, f"store.{name}")

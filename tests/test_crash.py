@@ -1,8 +1,8 @@
 """SIGKILL at every step of the write path, and at hundreds of moments by chance: one further run makes it right.
 
 Each case has its own experiment and changing corpus; after a kill and one undisturbed run, index and ledger must hold
-what an undisturbed run over the same corpus leaves in a new index: the same keys, texts, metadata and vectors, no loose
-key, and nothing for `verify --full` to complain about. All work is shared between two processes that fork.
+what an undisturbed run over the same corpus leaves in a new index, which `verify --full` finds right: the same keys,
+texts, metadata and vectors, the same rows in the ledger, and no loose key. All work is shared between two processes that fork.
 
 A failure says what was killed where, and then run over what. To see it alone:
 
