@@ -163,6 +163,8 @@ def _check_metadata(record: VectorRecord, non_filterable: Collection[str]) -> No
     if whole > MAX_METADATA_BYTES:
         fault = f"its metadata and text take {whole:,} bytes, at most {MAX_METADATA_BYTES:,} are allowed"
         _refuse(record, fault, f"the largest is {_largest(sizes)}; cut it, or make chunks smaller")
+    if whole <= MAX_FILTERABLE_BYTES:
+        return  # so is any part of it
     filterable = {key: size for key, size in sizes.items() if key not in non_filterable}
     part = 4 + sum(filterable.values())
     if part > MAX_FILTERABLE_BYTES:

@@ -10,6 +10,7 @@ no longer has, forget them. A document whose embedding or put fails keeps its ol
 
 from __future__ import annotations
 
+import gc
 import logging
 import queue
 import sqlite3
@@ -59,6 +60,7 @@ CHUNK_BYTES = 1_500  # of the objects that a chunk is made of, beside its text a
 PATIENCE_S = 30.0  # records wait so long at most for their put to fill up
 STOP_S = 25.0  # for what is in flight when a run is told to stop
 PUT_FAILURES_IN_A_ROW = 3  # batches that fail with no success between: the store is down
+COLLECT_AFTER = 50_000  # new objects; left to itself Python looks after every 700
 SETTLE_DOCUMENTS = 5_000  # documents that one save of the ledger takes at most
 
 
@@ -235,6 +237,7 @@ class Pipeline:
         )
         self._workers = workers
         with (
+            _few_collections(),
             ThreadPoolExecutor(settings.embed_concurrency, "embed") as embedders,
             ThreadPoolExecutor(settings.put_concurrency, "put") as putters,
         ):
@@ -769,6 +772,17 @@ class Pipeline:
         if self._s.ledger.publish():
             gone, self._gone = self._gone, []
             self.counts.removed += delete_keys(self._s, gone)
+
+
+@contextmanager
+def _few_collections() -> Iterator[None]:
+    """Look for cycles of garbage rarely: a run makes many objects that last for seconds, and hardly any cycle."""
+    before = gc.get_threshold()
+    gc.set_threshold(COLLECT_AFTER, *before[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
 
 
 def metadata_of(experiment: Experiment, cut: Cut, chunk: Chunk) -> dict[str, MetadataValue]:

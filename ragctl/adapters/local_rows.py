@@ -13,6 +13,8 @@ from ragctl.adapters.local_filters import facets
 from ragctl.records import TEXT, VectorRecord
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from ragctl.records import Metadata, MetadataValue, Vector
 
 METADATA_COLUMNS = ("text", "metadata")
@@ -36,13 +38,27 @@ def table(records: Sequence[VectorRecord], columns: pa.Schema, non_filterable: C
     matrix = np.stack([record.vector for record in records]).astype(np.float32, copy=False)
     split = [_split(record.metadata) for record in records]
     arrays = [
-        pa.array([record.key for record in records], pa.string()),
-        pa.FixedSizeListArray.from_arrays(pa.array(matrix.ravel()), matrix.shape[1]),
-        pa.array([text for text, _ in split], pa.string()),
-        pa.array([_json(rest) for _, rest in split], pa.string()),
-        pa.array([facets(record.metadata, non_filterable) for record in records], pa.string()),
+        _strings([record.key for record in records]),
+        pa.FixedSizeListArray.from_arrays(_numbers(matrix), matrix.shape[1]),
+        _strings([text for text, _ in split]),
+        _strings([_json(rest) for _, rest in split]),
+        _strings([facets(record.metadata, non_filterable) for record in records]),
     ]
     return pa.Table.from_arrays(arrays, schema=columns)
+
+
+# pa.array() would do for both, but it loads pandas where that is installed: 0.2 s.
+
+
+def _strings(values: Sequence[str | None]) -> pa.Array:
+    builder = pa.lib.StringBuilder()
+    builder.append_values(values)
+    return builder.finish()
+
+
+def _numbers(values: NDArray[np.float32]) -> pa.Array:
+    flat = np.ascontiguousarray(values, dtype=np.float32).ravel()
+    return pa.Array.from_buffers(pa.float32(), len(flat), [None, pa.py_buffer(flat)])
 
 
 def _split(metadata: Metadata) -> tuple[str | None, dict[str, MetadataValue]]:
@@ -65,9 +81,5 @@ def record(row: dict[str, Any]) -> VectorRecord:
 
 
 def query_vector(vector: Vector) -> list[pa.Array]:
-    """Return a vector (dimension,) as the list of one Arrow array that a query takes.
-
-    From the bytes, because pa.array() and numpy's conversions load pandas where that is installed: 0.2 s.
-    """
-    values = np.ascontiguousarray(vector, dtype=np.float32)
-    return [pa.Array.from_buffers(pa.float32(), len(values), [None, pa.py_buffer(values)])]
+    """Return a vector (dimension,) as the list of one Arrow array that a query takes."""
+    return [_numbers(vector)]
