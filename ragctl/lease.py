@@ -143,7 +143,7 @@ def acquire(state: State, name: str, command: str, *, wait_s: float, ttl_s: floa
         if found and found.version != version:
             version, since = found.version, _clock()
         if current is None or _is_free(current) or _clock() - since > ttl_s:
-            holder = _ourselves(command, fence=(current.fence if current else 0) + 1, ttl_s=ttl_s)
+            holder = _ourselves(command, fence=_next_fence(current), ttl_s=ttl_s)
             try:
                 ours = state.write(name, _encode(holder), expect=found.version if found else None)
             except Conflict:
@@ -179,6 +179,13 @@ def decode(data: bytes) -> Holder | None:
 
 def _encode(holder: Holder) -> bytes:
     return json.dumps(asdict(holder)).encode()
+
+
+def _next_fence(before: Holder | None) -> int:
+    """Greater than every earlier holder's, also where the lease's file was removed or damaged: milliseconds grow
+    faster than one run after the other counts.
+    """
+    return before.fence + 1 if before else int(time.time() * 1_000)
 
 
 def _ourselves(command: str, *, fence: int, ttl_s: float) -> Holder:

@@ -130,6 +130,21 @@ def test_a_run_that_waits_in_vain(place: Meeting) -> None:
     assert "another run holds the lease on this index" in ended.err
 
 
+@pytest.mark.parametrize("data", [None, b'{"id": "x", "fen'], ids=["removed", "damaged"])
+def test_a_lease_whose_file_is_lost(place: Meeting, data: bytes | None) -> None:
+    """Somebody removed it, or a disk did: the next run works, though the ledger has seen many holders."""
+    for _ in range(3):
+        assert place.ragctl("ingest").status == 0
+    path = place.folder / "state" / "test" / "lease.json"
+    path.unlink()
+    if data is not None:
+        path.write_bytes(data)
+    place.write({"d001.md": "Note 1, written anew.\n"})
+    ended = place.ragctl("ingest", "--json")
+    assert (ended.status, ended.json["documents"]["changed"]) == (0, 1), ended.err
+    assert_undisturbed(place)
+
+
 # --- after a kill ----------------------------------------------------------------------------------------
 
 

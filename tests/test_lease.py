@@ -66,7 +66,7 @@ def test_a_waiting_run_gets_the_lease_when_it_is_given_back(state: LocalState) -
 
     threading.Timer(0.2, first.release).start()
     second = acquire(state, NAME, "ingest", wait_s=30)
-    assert second.fence == 2
+    assert second.fence == first.fence + 1
     second.release()
 
 
@@ -101,11 +101,14 @@ def test_the_lease_of_a_killed_process_of_this_machine_is_taken_over_at_once(sta
     assert child.stdout.readline() == "held\n"
     with pytest.raises(LeaseHeld):
         acquire(state, NAME, "ingest", wait_s=0)
+    found = state.read(NAME)
+    killed = decode(found.data) if found else None
+    assert killed is not None
     child.kill()
     child.wait()
     child.stdout.close()
     with hold(state, NAME, "ingest") as lease:
-        assert lease.fence == 2
+        assert lease.fence == killed.fence + 1
 
 
 def test_a_reused_process_number_is_not_taken_for_the_holder(state: LocalState) -> None:
@@ -165,8 +168,14 @@ def test_a_lease_that_was_taken_over_is_lost(state: LocalState) -> None:
     assert (holder.fence, holder.expires > time.time()) == (9, True)
 
 
-def test_a_damaged_lease_counts_as_none(state: LocalState) -> None:
-    """Half a file from a dying disk does not lock everybody out."""
-    state.overwrite(NAME, b'{"id": "x", "fen')
+@pytest.mark.parametrize("damaged", [True, False], ids=["damaged", "removed"])
+def test_a_lease_whose_file_is_lost_counts_as_none(state: LocalState, damaged: bool) -> None:
+    """Half a file from a dying disk locks nobody out, and the new holder's fence is still above all before."""
+    with hold(state, NAME, "ingest") as before:
+        pass
+    if damaged:
+        state.overwrite(NAME, b'{"id": "x", "fen')
+    else:
+        state.delete(NAME)
     with hold(state, NAME, "ingest") as lease:
-        assert lease.fence == 1
+        assert lease.fence >= before.fence
