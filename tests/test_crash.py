@@ -276,7 +276,7 @@ def kill_at_random(seed: int, store: Store, state: State) -> Callable[[Farm, Zyg
         )
         place, usual_s = rng.randrange(len(HISTORY)), 0.2
         for number in range(CONVERGED // ROUNDS):
-            for _ in range(rng.choice([1, 1, 1, 2, 3])):
+            for _ in range(rng.choice([1, 1, 1, 1, 2, 3])):
                 while True:
                     place = (place + rng.choice([-3, -2, -1, 0, 0, 1, 2, 3])) % len(HISTORY)
                     done = one.ingest(HISTORY[place], kill={"after_s": rng.uniform(0.01, usual_s)})
@@ -288,7 +288,7 @@ def kill_at_random(seed: int, store: Store, state: State) -> Callable[[Farm, Zyg
                         )
             place = (place + rng.choice([0, 0, 0, 1, -1, 2])) % len(HISTORY)
             one.converge(HISTORY[place], f"seed {seed}, convergence {number}")
-            usual_s = 0.9 * usual_s + 0.1 * one.last_s
+            usual_s = 0.9 * usual_s + 0.1 * 0.9 * one.last_s
         return one.outcome
 
     return series
