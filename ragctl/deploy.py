@@ -130,7 +130,7 @@ class _Run:
         self._expires = deployment.expiry(experiment, self._now)
         from ragctl.adapters.aws import region
 
-        self._record = record or Record(experiment.name, region(experiment))
+        self._before = self._record = record or Record(experiment.name, region(experiment))
 
     def go(self) -> Outcome:
         """Make everything or nothing."""
@@ -156,11 +156,18 @@ class _Run:
         """The record with all that is about to exist, or is taken over."""
         record = self._record
         for step in self._steps:
-            if step.action == "create" or step.role not in record.models:
+            if step.action == "create" or step.role not in record.models or self._changes_vectors(step):
                 record = record.with_model(step.role, replace(self._model(step), ready=False))
             if step.ours:
                 record = record.owning(self._all(step) | step.old)
         return record
+
+    def _changes_vectors(self, step: Step) -> bool:
+        """Whether for a while nobody knows which model embeds: what uses the record must not mix their vectors."""
+        before, now = self._before.models.get(step.role), self._model(step)
+        if before is None or step.action != "replace" or step.role != "embedding":
+            return False
+        return (before.model_id, before.model_version) != (now.model_id, now.model_version)
 
     def _model(self, step: Step) -> Model:
         section = getattr(self._experiment, step.role)
@@ -388,14 +395,16 @@ class _Run:
     def _undo(self, error: BaseException) -> None:
         """Remove what this run made; what is left stays in the record, and the error says so."""
         self._tell("undoing what was made")
-        made = set(self._made)
+        made, models = set(self._made), dict(self._record.models)
         for step in self._steps:
-            if step.action == "replace" and self._is_on_new(step):
-                made -= self._all(
-                    step
-                )  # the update was accepted and cannot be called back; both stay recorded
+            if step.action != "replace":
+                continue
+            if self._is_on_new(step):  # the update was accepted and cannot be called back; both stay recorded
+                made -= self._all(step)
+            elif step.role in self._before.models:
+                models[step.role] = self._before.models[step.role]
         outcome = teardown.remove(self._control, made, tell=self._tell)
-        self._save(self._record.without(teardown.gone(outcome)))
+        self._save(replace(self._record, models=models).without(teardown.gone(outcome)))
         left = [f"{item.type} {item.name} ({item.status})" for item in outcome if item.action == "left"]
         if left:
             words = (

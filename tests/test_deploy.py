@@ -27,6 +27,7 @@ from ragctl.errors import (
 )
 from ragctl.state import LocalState
 from tests.deployments import (
+    EMBEDDER,
     EULA,
     KNOWN,
     ROLE,
@@ -288,6 +289,46 @@ def test_replace_updates_while_it_serves(region: Region) -> None:
     assert requests_of(region, "DeleteEndpoint") == []
     assert outcome.record is not None
     assert {f"{ref.type}/{ref.name}" for ref in outcome.record.resources} == set(region.control.existing())
+
+
+def recorded(region: Region) -> tuple[str | None, bool]:
+    """The embedding model's version by the record, and whether it may be used."""
+    record, _ = deployment.read(LocalState(region.state), "test")
+    assert record is not None
+    return record.models["embedding"].model_version, record.models["embedding"].ready
+
+
+@pytest.mark.parametrize("falls_back", [False, True])
+def test_while_another_model_takes_over_nobody_embeds(region: Region, falls_back: bool) -> None:
+    """Old and new vectors in one index would not be noticed; once it is clear which model serves, it is used again."""
+    older = {"embedding": {**EMBEDDER, "model_version": "1.0.7"}}
+    region.deploy(region.experiment(**older))
+    seen: list[tuple[str | None, bool]] = []
+    region.control.after_call = lambda name: (
+        seen.append(recorded(region)) if name == "UpdateEndpoint" else None
+    )
+    if falls_back:
+        region.control.thing("endpoint/ragctl-test-embedding").fate = Fate("Failed")
+        with pytest.raises(ServiceError, match="went back to its old config"):
+            region.deploy(region.experiment(), replace_differing=True)
+        assert recorded(region) == ("1.0.7", True)
+        assert open_embedder(region.experiment(**older)).identity == "sagemaker:gte-qwen2@1.0.7:tei"
+    else:
+        region.deploy(region.experiment(), replace_differing=True)
+        assert recorded(region) == ("1.0.8", True)
+    assert seen == [("1.0.8", False)]
+
+
+def test_while_only_its_settings_change_it_is_used(region: Region) -> None:
+    """The vectors are the same, and the endpoint serves all the while."""
+    region.deploy(region.experiment())
+    seen: list[tuple[str | None, bool]] = []
+    region.control.after_call = lambda name: (
+        seen.append(recorded(region)) if name == "UpdateEndpoint" else None
+    )
+    other = {"embedding": {"env": {"A": "1"}}}
+    region.deploy(region.experiment(deployment=other), replace_differing=True)
+    assert seen == [("1.0.8", True)]
 
 
 def test_an_update_that_falls_back_is_undone(region: Region) -> None:
