@@ -75,6 +75,16 @@ class Place:
         """The documents that have a chunk in the index, sorted."""
         return sorted({str(metadata["document"]) for metadata, _ in self.held().values()})
 
+    def undisturbed(self) -> dict[str, tuple[dict[str, Any], bytes]]:
+        """What one run over the same documents puts into an index where nothing goes wrong; into one of its own."""
+        store = self._defaults().get("store", {"kind": "local", "path": "store"})
+        self.configure(store=store | {"index": "calm"})
+        ended = self.ragctl("ingest")
+        assert ended.status == 0, ended.err
+        held = self.held()
+        self.configure()
+        return held
+
     def _defaults(self) -> dict[str, Any]:
         plain: dict[str, Any] = {"ingest": {"workers": 1}}
         if self.server is None:

@@ -8,14 +8,16 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from tests.cli import Ended
-from tests.places import PickyServer
+from tests.places import PickyServer, Place, embedding_at
 from tests.servers.http import Reply, Request
+from tests.servers.s3vectors import S3VectorsServer
 
 DEADLINE_S = 60.0  # for anything that a test waits for; far beyond what a busy machine takes
 
@@ -123,6 +125,41 @@ class Run:
         """Wait for its end."""
         status = self.process.wait(DEADLINE_S)
         return Ended(status, self._out.read_text(encoding="utf-8"), self.err)
+
+
+class HeldPlace(Place):
+    """An experiment over services, of which the embedding server can hold a run back in the middle of its work."""
+
+    models: GatedServer
+    vectors: S3VectorsServer
+
+    def start(self, *arguments: object, prelude: str = "", everywhere: str = "") -> Run:
+        """An ingest under way."""
+        config = self.folder / "experiment.yaml"
+        return Run(self.folder, "ingest", config, *arguments, prelude=prelude, everywhere=everywhere)
+
+    def start_held(self, *arguments: object, prelude: str = "", everywhere: str = "") -> Run:
+        """An ingest with a batch at the embedding server, which lets everybody else through."""
+        self.models.held = "harbour"
+        run = self.start(*arguments, prelude=prelude, everywhere=everywhere)
+        until(lambda: self.models.reached.is_set() or run.process.poll() is not None, "a batch to be held")
+        assert self.models.reached.is_set(), run.err
+        self.models.held = None
+        return run
+
+
+@contextmanager
+def held_place(folder: Path) -> Iterator[HeldPlace]:
+    """60 documents, one of them of the harbour, in batches of 8."""
+    with S3VectorsServer() as vectors, GatedServer() as models:
+        place = HeldPlace(folder, vectors, {"embedding": embedding_at(models.url, dimension=64, max_batch=8)})
+        place.models, place.vectors = models, vectors
+        place.write(
+            {f"d{i:03}.md": f"Note {i} of the {'harbour' if i == 30 else 'tide'}.\n" for i in range(60)}
+        )
+        place.configure()
+        yield place
+    assert (vectors.unexpected, vectors.broken) == ([], [])
 
 
 def _session(pid: int) -> int | None:

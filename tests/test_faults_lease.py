@@ -14,10 +14,8 @@ from moto.server import ThreadedMotoServer
 
 from ragctl.loading import load
 from ragctl.state import open_state
-from tests.places import Place, embedding_at
-from tests.processes import GatedServer, Run, until
+from tests.processes import HeldPlace, held_place, until
 from tests.servers.clients import REGION, connect
-from tests.servers.s3vectors import S3VectorsServer
 
 TTL_S = 2.0  # where a lease must run out; a minute elsewhere, so that no busy machine loses one
 SHORT = f"""
@@ -34,73 +32,43 @@ def clock(offset: Path) -> str:
     return f"import time; now = time.time; time.time = lambda: now() + float(open({str(offset)!r}).read())\n"
 
 
-class Meeting(Place):
-    """An experiment whose embedding server can hold a run back in the middle of its work."""
-
-    models: GatedServer
-    vectors: S3VectorsServer
-
-    def start(self, *arguments: object, prelude: str = "") -> Run:
-        return Run(self.folder, "ingest", self.folder / "experiment.yaml", *arguments, prelude=prelude)
-
-    def start_held(self, prelude: str = "") -> Run:
-        """A run in the middle of its work: some is in the store and saved, one batch is at the embedding server."""
-        self.models.held = "harbour"
-        run = self.start(prelude=prelude)
-        assert self.models.reached.wait(60), run.err
-        self.models.held = None  # the runs after it find the server as usual
-        return run
-
-    def lease(self) -> dict[str, Any]:
-        lease: dict[str, Any] = json.loads(self._state("lease.json"))
-        return lease
-
-    def ledger(self) -> bytes:
-        return self._state("ledger.sqlite")
-
-    def _state(self, name: str) -> bytes:
-        found = open_state(load(self.folder / "experiment.yaml")).read(f"test/{name}")
-        assert found is not None
-        return found.data
-
-    def writes(self) -> list[tuple[str, int]]:
-        """The calls that changed the store."""
-        return [
-            (call.operation, call.status)
-            for call in self.vectors.calls
-            if call.operation in ("PutVectors", "DeleteVectors")
-        ]
-
-
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Meeting]:
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HeldPlace]:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-    with S3VectorsServer() as vectors, GatedServer() as models:
-        place = Meeting(tmp_path, vectors, {"embedding": embedding_at(models.url, dimension=64, max_batch=8)})
-        place.models, place.vectors = models, vectors
-        place.write(
-            {f"d{i:03}.md": f"Note {i} of the {'harbour' if i == 30 else 'tide'}.\n" for i in range(60)}
-        )
-        place.configure()
+    with held_place(tmp_path) as place:
         yield place
-    assert (vectors.unexpected, vectors.broken) == ([], [])
 
 
-def assert_undisturbed(place: Meeting) -> None:
+def lease_of(place: HeldPlace) -> dict[str, Any]:
+    lease: dict[str, Any] = json.loads(state_of(place, "lease.json"))
+    return lease
+
+
+def state_of(place: HeldPlace, name: str) -> bytes:
+    found = open_state(load(place.folder / "experiment.yaml")).read(f"test/{name}")
+    assert found is not None
+    return found.data
+
+
+def writes_to(place: HeldPlace) -> list[tuple[str, int]]:
+    """The calls that changed the store."""
+    changing = ("PutVectors", "DeleteVectors")
+    return [(call.operation, call.status) for call in place.vectors.calls if call.operation in changing]
+
+
+def assert_undisturbed(place: HeldPlace) -> None:
     """The index is what one run alone makes of the documents, and the next run finds nothing to do."""
     held = place.held()
     again = place.ragctl("ingest", "--json")
     assert (again.status, again.json["chunks"]["written"], again.json["chunks"]["deleted"]) == (0, 0, 0)
-    place.configure(store={"kind": "s3vectors", "bucket": "library", "index": "calm"})
-    assert place.ragctl("ingest").status == 0
-    assert place.held() == held
+    assert held == place.undisturbed()
 
 
 # --- together --------------------------------------------------------------------------------------------
 
 
-def test_of_two_runs_that_start_together_one_works(place: Meeting) -> None:
+def test_of_two_runs_that_start_together_one_works(place: HeldPlace) -> None:
     """The other ends with 7 and says who holds the lease; a third waits, and is let in afterwards."""
     place.models.held = "harbour"
     with place.start() as one, place.start() as other:
@@ -122,7 +90,7 @@ def test_of_two_runs_that_start_together_one_works(place: Meeting) -> None:
     assert_undisturbed(place)
 
 
-def test_a_run_that_waits_in_vain(place: Meeting) -> None:
+def test_a_run_that_waits_in_vain(place: HeldPlace) -> None:
     """Exit 7 once its time is over."""
     with place.start_held():
         ended = place.start("--wait", "1s").end()
@@ -131,7 +99,7 @@ def test_a_run_that_waits_in_vain(place: Meeting) -> None:
 
 
 @pytest.mark.parametrize("data", [None, b'{"id": "x", "fen'], ids=["removed", "damaged"])
-def test_a_lease_whose_file_is_lost(place: Meeting, data: bytes | None) -> None:
+def test_a_lease_whose_file_is_lost(place: HeldPlace, data: bytes | None) -> None:
     """Somebody removed it, or a disk did: the next run works, though the ledger has seen many holders."""
     for _ in range(3):
         assert place.ragctl("ingest").status == 0
@@ -148,7 +116,7 @@ def test_a_lease_whose_file_is_lost(place: Meeting, data: bytes | None) -> None:
 # --- after a kill ----------------------------------------------------------------------------------------
 
 
-def test_the_lease_of_a_killed_run_is_taken_over_at_once(place: Meeting) -> None:
+def test_the_lease_of_a_killed_run_is_taken_over_at_once(place: HeldPlace) -> None:
     """On the same machine nobody need wait until it expires."""
     with place.start_held() as killed:
         killed.send(signal.SIGKILL)
@@ -159,17 +127,17 @@ def test_the_lease_of_a_killed_run_is_taken_over_at_once(place: Meeting) -> None
     assert_undisturbed(place)
 
 
-def test_the_lease_of_a_run_killed_elsewhere_is_taken_over_when_it_expires(place: Meeting) -> None:
+def test_the_lease_of_a_run_killed_elsewhere_is_taken_over_when_it_expires(place: HeldPlace) -> None:
     """Until then it is respected: nobody can see from here that it is dead."""
-    with place.start_held(ELSEWHERE) as killed:
+    with place.start_held(prelude=ELSEWHERE) as killed:
         killed.send(signal.SIGKILL)
         killed.process.wait()
-        pid, fence = killed.process.pid, place.lease()["fence"]
+        pid, fence = killed.process.pid, lease_of(place)["fence"]
         ended = place.start("--wait", "60s").end()
     assert ended.status == 0, ended.err
     assert f"waiting for the lease of ingest (process {pid} on elsewhere, until" in ended.err
     assert f"took over the lease of ingest (process {pid} on elsewhere, until" in ended.err
-    assert place.lease()["fence"] == fence + 1
+    assert lease_of(place)["fence"] == fence + 1
     assert_undisturbed(place)
 
 
@@ -177,7 +145,7 @@ def test_the_lease_of_a_run_killed_elsewhere_is_taken_over_when_it_expires(place
 
 
 @pytest.fixture(params=["folder", "bucket"])
-def anywhere(request: pytest.FixtureRequest, place: Meeting) -> Iterator[Meeting]:
+def anywhere(request: pytest.FixtureRequest, place: HeldPlace) -> Iterator[HeldPlace]:
     """The ledger in a folder, and in a bucket."""
     if request.param == "folder":
         yield place
@@ -196,15 +164,15 @@ def anywhere(request: pytest.FixtureRequest, place: Meeting) -> Iterator[Meeting
         server.stop()
 
 
-def test_an_old_holder_that_wakes_up_cannot_write(anywhere: Meeting) -> None:
+def test_an_old_holder_that_wakes_up_cannot_write(anywhere: HeldPlace) -> None:
     """Stopped, taken over, woken: it ends with 7 and has touched neither store nor ledger nor lease."""
     place = anywhere
-    with place.start_held(SHORT) as old:
+    with place.start_held(prelude=SHORT) as old:
         old.send_to_all(signal.SIGSTOP)
         ended = place.start("--wait", "60s").end()
         assert ended.status == 0, ended.err
         assert f"took over the lease of ingest (process {old.process.pid} on" in ended.err
-        before = place.held(), place.ledger(), place.lease(), place.writes()
+        before = place.held(), state_of(place, "ledger.sqlite"), lease_of(place), writes_to(place)
         place.models.gate.set()
         old.send_to_all(signal.SIGCONT)
         ended = old.end()
@@ -218,32 +186,32 @@ def test_an_old_holder_that_wakes_up_cannot_write(anywhere: Meeting) -> None:
         )
     )
     assert hint == "  hint: what is saved is consistent; run the command again"
-    assert (place.held(), place.ledger(), place.lease(), place.writes()) == before
+    assert (place.held(), state_of(place, "ledger.sqlite"), lease_of(place), writes_to(place)) == before
     assert_undisturbed(place)
 
 
 # --- clocks that jump ------------------------------------------------------------------------------------
 
 
-def test_a_machine_a_day_ahead_takes_over_and_the_holder_yields(place: Meeting, tmp_path: Path) -> None:
+def test_a_machine_a_day_ahead_takes_over_and_the_holder_yields(place: HeldPlace, tmp_path: Path) -> None:
     """To its clock the lease has expired: the holder, awake all the time, writes nothing from then on."""
     (tmp_path / "offset").write_text(str(DAY_S))
     with place.start_held() as old:
         ended = place.start(prelude=clock(tmp_path / "offset")).end()
         assert ended.status == 0, ended.err
-        before = place.held(), place.ledger(), place.writes()
+        before = place.held(), state_of(place, "ledger.sqlite"), writes_to(place)
         place.models.gate.set()
         ended = old.end()
     assert (ended.status, ended.out) == (7, "")
     assert "ragctl: error: another run took over this index while this one was paused\n" in ended.err
-    assert (place.held(), place.ledger(), place.writes()) == before
+    assert (place.held(), state_of(place, "ledger.sqlite"), writes_to(place)) == before
     assert_undisturbed(place)
 
 
-def test_a_machine_a_day_behind_takes_over_what_is_silent(place: Meeting, tmp_path: Path) -> None:
+def test_a_machine_a_day_behind_takes_over_what_is_silent(place: HeldPlace, tmp_path: Path) -> None:
     """To its clock the lease holds for another day; but nobody has renewed it for as long as it lasts."""
     (tmp_path / "offset").write_text(str(-DAY_S))
-    with place.start_held(ELSEWHERE) as killed:
+    with place.start_held(prelude=ELSEWHERE) as killed:
         killed.send(signal.SIGKILL)
         killed.process.wait()
         behind = SHORT + clock(tmp_path / "offset")
@@ -254,10 +222,10 @@ def test_a_machine_a_day_behind_takes_over_what_is_silent(place: Meeting, tmp_pa
     assert_undisturbed(place)
 
 
-def test_a_machine_a_day_behind_respects_who_renews(place: Meeting, tmp_path: Path) -> None:
+def test_a_machine_a_day_behind_respects_who_renews(place: HeldPlace, tmp_path: Path) -> None:
     """It waits for longer than a lease lasts, and still does not take what is alive."""
     (tmp_path / "offset").write_text(str(-DAY_S))
-    with place.start_held(ELSEWHERE) as holder:
+    with place.start_held(prelude=ELSEWHERE) as holder:
         ended = place.start("--wait", f"{2 * TTL_S}s", prelude=SHORT + clock(tmp_path / "offset")).end()
         assert ended.status == 7, ended.err
         place.models.gate.set()
@@ -266,17 +234,17 @@ def test_a_machine_a_day_behind_respects_who_renews(place: Meeting, tmp_path: Pa
 
 
 @JUMPS
-def test_a_clock_that_jumps_under_the_holder(place: Meeting, tmp_path: Path, jump: int) -> None:
+def test_a_clock_that_jumps_under_the_holder(place: HeldPlace, tmp_path: Path, jump: int) -> None:
     """It goes on renewing, and ends as if nothing had been."""
     offset = tmp_path / "offset"
     offset.write_text("0")
-    with place.start_held(SHORT + clock(offset)) as holder:
-        expires = place.lease()["expires"]
+    with place.start_held(prelude=SHORT + clock(offset)) as holder:
+        expires = lease_of(place)["expires"]
         (tmp_path / "later").write_text(str(jump))
         (tmp_path / "later").replace(offset)
-        until(lambda: abs(place.lease()["expires"] - expires) > DAY_S / 2, "a heartbeat by the new clock")
+        until(lambda: abs(lease_of(place)["expires"] - expires) > DAY_S / 2, "a heartbeat by the new clock")
         place.models.gate.set()
         ended = holder.end()
     assert ended.status == 0, ended.err
-    assert place.lease()["expires"] == 0.0  # given back
+    assert lease_of(place)["expires"] == 0.0  # given back
     assert_undisturbed(place)

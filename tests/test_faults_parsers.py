@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -84,13 +83,7 @@ def test_each_costs_exactly_itself(place: Place) -> None:
     mended = place.ragctl("ingest", "--only-failed", "--json")
     assert (mended.status, mended.json["documents"]["added"], mended.json["chunks"]["written"]) == (0, 8, 8)
     assert held.items() <= place.held().items()
-    assert place.held() == undisturbed(place)
-
-
-def undisturbed(place: Place) -> dict[str, Any]:
-    place.configure(store={"kind": "local", "path": "store", "index": "calm"})
-    assert place.ragctl("ingest").status == 0
-    return place.held()
+    assert place.held() == place.undisturbed()
 
 
 def test_a_document_that_was_in_keeps_its_place(place: Place) -> None:
@@ -129,7 +122,7 @@ def test_a_worker_that_dies_before_it_begins_blames_no_document(place: Place, tm
     with start(place, "ingest", everywhere=STUMBLING.format(times=2, marks=str(tmp_path / "marks"))) as run:
         ended = run.end()
     assert (ended.status, ended.json["documents"]["added"]) == (0, 208), ended.err
-    assert place.held() == undisturbed(place)
+    assert place.held() == place.undisturbed()
 
 
 def test_workers_that_never_begin_end_the_run(place: Place, tmp_path: Path) -> None:
@@ -143,4 +136,4 @@ def test_workers_that_never_begin_end_the_run(place: Place, tmp_path: Path) -> N
     assert (report["status"], report["exit"]) == ("failed", 8)
     assert place.ragctl("failures", "--json").json["failures"] == []
     assert place.ragctl("ingest").status == 0
-    assert place.held() == undisturbed(place)
+    assert place.held() == place.undisturbed()

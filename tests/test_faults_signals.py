@@ -6,77 +6,49 @@ import json
 import signal
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.places import Place, embedding_at
-from tests.processes import STUCK, GatedServer, Run, until
-from tests.servers.s3vectors import S3VectorsServer
+from tests.processes import STUCK, HeldPlace, Run, held_place, until
 
 SIGNALS = pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
 
 
-class Stopping(Place):
-    """An experiment of 91 documents whose embedding server can hold a run back in the middle of its work."""
-
-    models: GatedServer
-    vectors: S3VectorsServer
-
-    def start_held(self, *arguments: object, prelude: str = "") -> Run:
-        """A run with a batch at the embedding server, a worker in the middle of a document, and more to come."""
-        self.models.held = "harbour"
-        config = self.folder / "experiment.yaml"
-        run = Run(self.folder, "ingest", config, *arguments, prelude=prelude, everywhere=STUCK)
-        assert self.models.reached.wait(60), run.err
-        until((self.folder / "docs" / "stuck.there").exists, "a worker in the middle of a document")
-        self.models.held = None
-        return run
-
-    def report(self) -> dict[str, Any]:
-        """The run.json of the last run."""
-        found: dict[str, Any] = json.loads(max((self.folder / "runs").glob("*/run.json")).read_bytes())
-        return found
-
-
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stopping]:
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HeldPlace]:
+    """A document more, in which a worker may get stuck."""
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-    with S3VectorsServer() as vectors, GatedServer() as models:
-        place = Stopping(
-            tmp_path, vectors, {"embedding": embedding_at(models.url, dimension=64, max_batch=8)}
-        )
-        place.models, place.vectors = models, vectors
-        place.write(
-            {f"d{i:03}.md": f"Note {i} of the {'harbour' if i == 30 else 'tide'}.\n" for i in range(90)}
-        )
+    with held_place(tmp_path) as place:
         source = {"kind": "local", "name": "docs", "path": "docs", "exclude": ["*.there"]}
         place.sections |= {"sources": [source], "ingest": {"workers": 2, "embed_concurrency": 4}}
         place.write({"stuck.txt": "stuck, but for a while\n"})
         place.configure()
         yield place
-    assert (vectors.unexpected, vectors.broken) == ([], [])
 
 
-def assert_converges(place: Stopping) -> None:
+def start_stuck(place: HeldPlace, *arguments: object, prelude: str = "") -> Run:
+    """A run with a batch at the embedding server, and a worker in the middle of a document."""
+    run = place.start_held(*arguments, prelude=prelude, everywhere=STUCK)
+    until((place.folder / "docs" / "stuck.there").exists, "a worker in the middle of a document")
+    return run
+
+
+def assert_converges(place: HeldPlace) -> None:
     """One further run brings the index to what an undisturbed run makes of the documents."""
     ended = place.ragctl("ingest")
     assert ended.status == 0, ended.err
-    held = place.held()
-    assert len(held) == 91
-    place.configure(store={"kind": "s3vectors", "bucket": "library", "index": "calm"})
-    assert place.ragctl("ingest").status == 0
-    assert place.held() == held
+    assert len(place.held()) == 61
+    assert place.held() == place.undisturbed()
 
 
 @SIGNALS
 @pytest.mark.parametrize("whole_group", [False, True], ids=["the main process", "the whole group"])
 def test_what_is_in_flight_is_finished_and_saved(
-    place: Stopping, number: signal.Signals, whole_group: bool
+    place: HeldPlace, number: signal.Signals, whole_group: bool
 ) -> None:
     """Exit 130, and no document is blamed for what was done to the run, whoever of it gets the signal."""
-    with place.start_held("--json") as run:
+    with start_stuck(place, "--json") as run:
         assert len(run.members()) >= 3  # the run, what workers are forked from, and one that is stuck
         (run.send_to_all if whole_group else run.send)(number)
         run.says(f"ragctl: {number.name}: finishing what is in flight; again to stop at once\n")
@@ -89,15 +61,16 @@ def test_what_is_in_flight_is_finished_and_saved(
     assert (counts["failed"], ended.json["failures"]) == (0, [])
     assert "docs/d030.md" in place.documents()  # it was in flight
     assert counts["added"] == len(place.documents())
-    assert place.report()["status"] == "interrupted"
+    report = json.loads(Path(ended.json["run"]).read_bytes())
+    assert (report["status"], report["documents"]) == ("interrupted", counts)
     again = place.ragctl("ingest", "--json").json
-    assert again["documents"]["added"] == 91 - counts["added"]  # what was in is not done again
+    assert again["documents"]["added"] == 61 - counts["added"]  # what was in is not done again
     assert_converges(place)
 
 
-def test_a_second_signal_stops_at_once(place: Stopping) -> None:
+def test_a_second_signal_stops_at_once(place: HeldPlace) -> None:
     """Exit 130 while a call is still under way; the next run has lost and doubled nothing."""
-    with place.start_held() as run:
+    with start_stuck(place) as run:
         run.send_to_all(signal.SIGTERM)
         run.says("finishing what is in flight")
         run.send_to_all(signal.SIGTERM)
@@ -107,10 +80,10 @@ def test_a_second_signal_stops_at_once(place: Stopping) -> None:
     assert_converges(place)
 
 
-def test_a_call_that_hangs_does_not_keep_a_run_from_ending(place: Stopping) -> None:
+def test_a_call_that_hangs_does_not_keep_a_run_from_ending(place: HeldPlace) -> None:
     """It is left to itself when the time to stop is over, 30 s where a test does not shorten it."""
     short = "import ragctl.commands.ingest as command\nassert command.STOP_WITHIN_S == 30\ncommand.STOP_WITHIN_S = 1.0\n"
-    with place.start_held(prelude=short) as run:
+    with start_stuck(place, prelude=short) as run:
         run.send(signal.SIGTERM)
         run.says("finishing what is in flight")
         assert run.end().status == 130
@@ -119,9 +92,9 @@ def test_a_call_that_hangs_does_not_keep_a_run_from_ending(place: Stopping) -> N
     assert_converges(place)
 
 
-def test_no_worker_outlives_a_run_that_is_killed(place: Stopping) -> None:
+def test_no_worker_outlives_a_run_that_is_killed(place: HeldPlace) -> None:
     """Not even one that is in the middle of a document which never ends."""
-    with place.start_held() as run:
+    with start_stuck(place) as run:
         run.send(signal.SIGKILL)
         assert run.end().status == -signal.SIGKILL
         until(lambda: not run.members(), "the workers to end")
