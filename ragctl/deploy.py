@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ragctl import deployment, teardown
 from ragctl.cost import per_hour
-from ragctl.deploy_plan import Step, Tools, plan
+from ragctl.deploy_plan import Step, Tools, model_of, plan, resources_of
 from ragctl.deployment import (
     CREATED_TAG,
     EXPIRES_TAG,
@@ -28,7 +28,6 @@ from ragctl.deployment import (
     Model,
     Record,
     Ref,
-    scaling_of,
 )
 from ragctl.durations import seconds
 from ragctl.errors import LeaseHeld, NotFound, RagctlError, ServiceError
@@ -36,7 +35,6 @@ from ragctl.indexes import Resource
 from ragctl.state import Conflict
 
 if TYPE_CHECKING:
-    from ragctl.backends import ModelDeployment
     from ragctl.blueprint import Blueprint
     from ragctl.config import Experiment
     from ragctl.deploy_plan import Action
@@ -146,7 +144,9 @@ class _Run:
         resources = tuple(
             Resource(ref.type, ref.name, DONE[step.action] if ref == step.ref else _did(ref in self._made))
             for step in self._steps
-            for ref in sorted(self._all(step), key=lambda ref: deployment.KINDS.index(ref.type))
+            for ref in sorted(
+                resources_of(self._experiment, step), key=lambda ref: deployment.KINDS.index(ref.type)
+            )
         )
         return Outcome(tuple(self._steps), resources, self._record)
 
@@ -157,48 +157,19 @@ class _Run:
         record = self._record
         for step in self._steps:
             if step.action == "create" or step.role not in record.models or self._changes_vectors(step):
-                record = record.with_model(step.role, replace(self._model(step), ready=False))
+                record = record.with_model(
+                    step.role, replace(model_of(self._experiment, step, self._expires), ready=False)
+                )
             if step.ours:
-                record = record.owning(self._all(step) | step.old)
+                record = record.owning(resources_of(self._experiment, step) | step.old)
         return record
 
     def _changes_vectors(self, step: Step) -> bool:
         """Whether for a while nobody knows which model embeds: what uses the record must not mix their vectors."""
-        before, now = self._before.models.get(step.role), self._model(step)
+        before, now = self._before.models.get(step.role), model_of(self._experiment, step, self._expires)
         if before is None or step.action != "replace" or step.role != "embedding":
             return False
         return (before.model_id, before.model_version) != (now.model_id, now.model_version)
-
-    def _model(self, step: Step) -> Model:
-        section = getattr(self._experiment, step.role)
-        resolved = step.blueprint.resolved if step.blueprint else None
-        return Model(
-            endpoint=step.endpoint,
-            ready=True,
-            ours=step.ours,
-            family=section.family or (resolved.family if resolved else step.in_use[2]),
-            model_id=resolved.model_id if resolved else None,
-            model_version=resolved.version if resolved else None,
-            instance_type=step.instance_type or None,
-            instance_count=step.instance_count,
-            inference_component=step.blueprint.component_name
-            if step.blueprint
-            else section.inference_component,
-            usd_per_hour=step.usd_per_hour,
-            price_source=step.price.source if step.price else None,
-            expires=self._expires if step.ours else None,
-        )
-
-    def _all(self, step: Step) -> frozenset[Ref]:
-        """What the step makes or uses, with the scaling it asks for."""
-        if step.blueprint is None or step.action == "use":
-            return frozenset({step.ref})
-        refs = step.blueprint.refs
-        settings: ModelDeployment = getattr(self._experiment.deployment, step.role)
-        if settings.autoscaling is None:
-            return refs
-        carrier = "inference-component" if step.blueprint.component else "endpoint"
-        return refs | {other for ref in refs if ref.type == carrier for other in scaling_of(ref)}
 
     def _save(self, record: Record) -> None:
         try:
@@ -288,7 +259,9 @@ class _Run:
         bounds = getattr(self._experiment.deployment, step.role).autoscaling
         if bounds is None:
             return
-        for ref in sorted(self._all(step) - wanted.refs, reverse=True):  # the target before its alarm
+        for ref in sorted(
+            resources_of(self._experiment, step) - wanted.refs, reverse=True
+        ):  # the target before its alarm
             self._go_on()
             if self._control.describe(ref) is None:
                 self._made.add(ref)
@@ -350,7 +323,9 @@ class _Run:
 
     def _probed(self) -> dict[str, Model]:
         """The models as they are recorded once ready, with the dimension that the embedding model answers."""
-        models: dict[str, Model] = {step.role: self._model(step) for step in self._steps}
+        models: dict[str, Model] = {
+            step.role: model_of(self._experiment, step, self._expires) for step in self._steps
+        }
         if "embedding" in models:
             dimension = self._tools.probe(asdict(models["embedding"]))
             models["embedding"] = replace(models["embedding"], dimension=dimension)
@@ -361,7 +336,9 @@ class _Run:
         for step in self._steps:
             if not step.ours:
                 continue
-            kept = self._all(step) | (step.old if step.blueprint is None else frozenset())
+            kept = resources_of(self._experiment, step) | (
+                step.old if step.blueprint is None else frozenset()
+            )
             for ref in sorted(kept - self._made):
                 self._renew(step, ref)
             if step.action != "use":
@@ -369,7 +346,7 @@ class _Run:
 
     def _remove_stale(self, step: Step) -> None:
         """What the endpoint was made of before and is not any more: by this run, or by one that ended too early."""
-        wanted = frozenset(ref for each in self._steps for ref in self._all(each))
+        wanted = frozenset(ref for each in self._steps for ref in resources_of(self._experiment, each))
         assert step.blueprint is not None
         before = {ref for ref in self._record.resources if step.blueprint.is_version_of_ours(ref)}
         outcome = teardown.remove(self._control, (step.old | before) - wanted, tell=self._tell)
@@ -400,7 +377,7 @@ class _Run:
             if step.action != "replace":
                 continue
             if self._is_on_new(step):  # the update was accepted and cannot be called back; both stay recorded
-                made -= self._all(step)
+                made -= resources_of(self._experiment, step)
             elif step.role in self._before.models:
                 models[step.role] = self._before.models[step.role]
         outcome = teardown.remove(self._control, made, tell=self._tell)

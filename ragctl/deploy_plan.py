@@ -14,7 +14,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
 from ragctl.blueprint import ROLES, Blueprint, Role, blueprint, differences, payload_family
-from ragctl.deployment import STACK_TAG, Record, Ref
+from ragctl.deployment import STACK_TAG, Model, Record, Ref, scaling_of
 from ragctl.errors import ConfigError, NotFound, PermissionDenied, QuotaExceeded, Refused, ServiceError
 
 if TYPE_CHECKING:
@@ -104,6 +104,39 @@ class Step:
     @property
     def usd_per_hour(self) -> float | None:
         return None if self.price is None else self.price.usd * self.instance_count
+
+
+def resources_of(experiment: Experiment, step: Step) -> frozenset[Ref]:
+    """What the step makes or uses, with the scaling that the experiment asks for."""
+    if step.blueprint is None or step.action == "use":
+        return frozenset({step.ref})
+    refs = step.blueprint.refs
+    settings: ModelDeployment = getattr(experiment.deployment, step.role)
+    if settings.autoscaling is None:
+        return refs
+    carrier = "inference-component" if step.blueprint.component else "endpoint"
+    return refs | {other for ref in refs if ref.type == carrier for other in scaling_of(ref)}
+
+
+def model_of(experiment: Experiment, step: Step, expires: str | None) -> Model:
+    """What is recorded of the step's model once it serves; the dimension is not known before it is asked."""
+    section = getattr(experiment, step.role)
+    resolved = step.blueprint.resolved if step.blueprint else None
+    component = step.blueprint.component_name if step.blueprint else section.inference_component
+    return Model(
+        endpoint=step.endpoint,
+        ready=True,
+        ours=step.ours,
+        family=section.family or (resolved.family if resolved else step.in_use[2]),
+        model_id=resolved.model_id if resolved else None,
+        model_version=resolved.version if resolved else None,
+        instance_type=step.instance_type or None,
+        instance_count=step.instance_count,
+        inference_component=component,
+        usd_per_hour=step.usd_per_hour,
+        price_source=step.price.source if step.price else None,
+        expires=expires if step.ours else None,
+    )
 
 
 def wants_models(experiment: Experiment) -> list[Role]:
