@@ -18,11 +18,14 @@ from ragctl.errors import Refused
 from ragctl.guard import DeleteGuard
 from ragctl.lease import hold
 from ragctl.manifest import Failure, Ledger, Listing, Step, copy_ledger, plan
-from ragctl.pipeline import Counts, KnownTexts, Pipeline, Services, Todo, delete_keys
+from ragctl.pipeline import Pipeline
 from ragctl.remote_ledger import RemoteLedger
+from ragctl.reuse import KnownTexts
+from ragctl.settling import delete_keys
 from ragctl.spending import IngestBill
 from ragctl.state import LocalState
 from ragctl.tenancy import has_index_each
+from ragctl.under_way import Counts, Services, Todo
 from ragctl.worker import Task
 
 if TYPE_CHECKING:

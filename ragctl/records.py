@@ -82,6 +82,12 @@ class Chunk:
     end: int
     page: int | None = None  # on which it starts
 
+    @property
+    def where(self) -> str:
+        """Its place in the document, in words."""
+        page = f" on page {self.page}" if self.page is not None else ""
+        return f"characters {self.start} to {self.end}{page}"
+
     def __reduce__(self) -> tuple[type[Chunk], tuple[str, int, int, int | None]]:
         """Pickled by its fields: a third of what a frozen dataclass costs, for every chunk that a worker sends."""
         return Chunk, (self.text, self.start, self.end, self.page)

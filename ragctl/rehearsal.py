@@ -18,9 +18,11 @@ from typing import TYPE_CHECKING, cast
 from ragctl.ingest import Progress, Work, ledger_name
 from ragctl.limits import check_record, metadata_size, refuse_doubles
 from ragctl.manifest import Failure, Ledger
-from ragctl.pipeline import Counts, KnownTexts, Pipeline, Services, Todo
+from ragctl.pipeline import Pipeline
 from ragctl.records import DOCUMENT, Embedded, VectorRecord, short_hash
+from ragctl.reuse import KnownTexts
 from ragctl.spending import stored_size
+from ragctl.under_way import Counts, Services, Todo
 
 if TYPE_CHECKING:
     from ragctl.adapters.base import Embedder, EmbedRole, IndexSpec, VectorStore

@@ -24,8 +24,8 @@ from ragctl.ingest import (
 )
 from ragctl.lease import hold
 from ragctl.manifest import Failure, Listing
-from ragctl.pipeline import Counts
 from ragctl.tenancy import Registry, fault, has_index_each, of_tenant
+from ragctl.under_way import Counts
 
 if TYPE_CHECKING:
     from ragctl.config import Experiment

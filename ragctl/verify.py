@@ -17,9 +17,9 @@ from ragctl.errors import Refused
 from ragctl.ingest import lease_name, list_sources, reading_ledger, writing_ledger
 from ragctl.lease import hold
 from ragctl.manifest import DocumentRow, Ledger, plan
-from ragctl.pipeline import metadata_of
 from ragctl.records import TEXT, short_hash, stem_of
 from ragctl.tenants import strays
+from ragctl.under_way import metadata_of
 from ragctl.worker import Cut, Task, Workshop
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from ragctl.deploy import deploy
 from ragctl.indexes import named
 from ragctl.limits import MAX_FILTERABLE_BYTES, MAX_METADATA_BYTES, MAX_PUT_RECORDS, MAX_TOP_K
 from ragctl.loading import load
-from ragctl.pipeline import PATIENCE_S
+from ragctl.putting import PATIENCE_S
 from tests.aws import serving
 from tests.cli import ragctl
 from tests.deployments import KNOWN, ROLE, environment, region_at_hand, tools

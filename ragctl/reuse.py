@@ -1,0 +1,83 @@
+"""Vectors that need not be made: of a text that is in the store, in the cache, or on its way there."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+
+from ragctl.records import stem_of
+
+if TYPE_CHECKING:
+    from ragctl.records import Vector, VectorRecord
+    from ragctl.under_way import OpenDocument, Services
+
+Chunks = list[tuple["OpenDocument", int]]  # documents, and which of their chunks
+
+
+class KnownTexts:
+    """Which text has its vector under which key, for documents that share a text or moved: in a temporary database
+    that goes to disk when it is large.
+    """
+
+    def __init__(self, keys: Iterable[str] = ()) -> None:
+        self._db = sqlite3.connect("", check_same_thread=False)
+        self._db.execute("CREATE TABLE texts (stem TEXT PRIMARY KEY, key TEXT NOT NULL) WITHOUT ROWID")
+        for key in keys:
+            self.add(key)
+
+    def add(self, key: str) -> None:
+        self._db.execute("INSERT OR IGNORE INTO texts VALUES (?, ?)", (stem_of(key), key))
+
+    def get(self, stem: str) -> str | None:
+        found = self._db.execute("SELECT key FROM texts WHERE stem = ?", (stem,)).fetchone()
+        return str(found[0]) if found else None
+
+    def close(self) -> None:
+        self._db.close()
+
+
+class TextsUnderWay:
+    """Texts that wait for their vector, and vectors that wait for their put. Owned by one thread."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[str, Chunks] = {}  # text hash -> who else waits for its vector
+        self._vectors: dict[str, Vector] = {}  # text hash -> vector, from then on until its put has ended
+
+    def vector(self, stem: str) -> Vector | None:
+        """The vector of a text whose put has not ended."""
+        return self._vectors.get(stem)
+
+    def join(self, stem: str, document: OpenDocument, chunk: int) -> bool:
+        """Wait with others for a text's vector; False for the first, who has to ask for it."""
+        others = self._waiting.get(stem)
+        if others is None:
+            self._waiting[stem] = []
+            return False
+        others.append((document, chunk))
+        return True
+
+    def arrived(self, stem: str) -> Chunks:
+        """Who else waited for the vector, which has come, or never will."""
+        return self._waiting.pop(stem, [])
+
+    def put_begins(self, record: VectorRecord) -> None:
+        """Remember the vector of a record that is queued for its put."""
+        self._vectors[stem_of(record.key)] = record.vector
+
+    def put_ended(self, record: VectorRecord) -> None:
+        """Forget it: it is in the store, or it is not needed."""
+        self._vectors.pop(stem_of(record.key), None)
+
+
+def fetch(
+    services: Services, document: OpenDocument, stored: Mapping[int, str], lookup: list[int]
+) -> tuple[dict[str, VectorRecord], dict[str, Vector]]:
+    """Records by key from the store for `stored` (chunk -> key), vectors by text hash from the cache for `lookup`."""
+    keys = list(dict.fromkeys(stored.values()))
+    size = services.store.limits.get_keys
+    records: dict[str, VectorRecord] = {}
+    for first in range(0, len(keys), size):
+        records |= services.store.get(keys[first : first + size], vectors=True)
+    stems = [stem_of(document.cut.keys[i]) for i in lookup]
+    return records, services.cache.get(stems) if services.cache is not None and stems else {}
