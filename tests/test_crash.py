@@ -336,7 +336,7 @@ def test_killed_at_any_step(outcomes: dict[str, Future[Outcome]], series: str) -
     outcome = outcomes[series].result()
     log.info("%s: %d kills, %d runs", series, outcome.kills, outcome.runs)
     assert outcome.problems == []
-    assert outcome.kills >= 0.95 * len(outcome.steps) > 0
+    assert outcome.kills >= 0.9 * len(outcome.steps) > 0
     if "CRASH_STEP" not in os.environ:
         assert expected_steps(series) <= {name for name, _ in outcome.steps}
 
