@@ -52,9 +52,9 @@ from ragctl import (
     ingest,
     manifest,
     parsing,  # noqa: F401
-    pipeline,
     remote_ledger,
     report,
+    settling,
     state,
     verify,
     workers,
@@ -236,7 +236,7 @@ def _patch_limits(store: Any, limits: dict[str, int]) -> None:
 
 
 def _install(step: _Steps, job: Job) -> None:
-    pipeline.SETTLE_DOCUMENTS = job.get("settle_documents", 3)
+    settling.SETTLE_DOCUMENTS = job.get("settle_documents", 3)
     remote_ledger.PUBLISH_EVERY_S = job.get("publish_every_s", 0.0)
     remote_ledger.SHARE = 1e9  # how long a publication takes does not count
     hashing.HashingEmbedder.cpu_bound = job.get("embeds_in_workers", True)
