@@ -17,11 +17,18 @@ from ragctl.state import open_state
 from tests.processes import HeldPlace, held_place, until
 from tests.servers.clients import REGION, connect
 
-TTL_S = 2.0  # where a lease must run out; a minute elsewhere, so that no busy machine loses one
-SHORT = f"""
-import functools, ragctl.ingest, ragctl.lease
-ragctl.ingest.hold = functools.partial(ragctl.lease.hold, ttl_s={TTL_S})
-"""
+TTL_S = 2.0  # where a lease must run out; longer elsewhere, so that no busy machine loses one
+
+
+def lasting(seconds: float) -> str:
+    """Leases that last so long, and are renewed four times as often."""
+    return (
+        "import functools, ragctl.ingest, ragctl.lease\n"
+        f"ragctl.ingest.hold = functools.partial(ragctl.lease.hold, ttl_s={seconds})\n"
+    )
+
+
+SHORT = lasting(TTL_S)
 ELSEWHERE = SHORT + "import socket; socket.gethostname = lambda: 'elsewhere'\n"
 DAY_S = 86_400
 JUMPS = pytest.mark.parametrize("jump", [DAY_S, -DAY_S], ids=["forwards", "backwards"])
@@ -238,7 +245,7 @@ def test_a_clock_that_jumps_under_the_holder(place: HeldPlace, tmp_path: Path, j
     """It goes on renewing, and ends as if nothing had been."""
     offset = tmp_path / "offset"
     offset.write_text("0")
-    with place.start_held(prelude=SHORT + clock(offset)) as holder:
+    with place.start_held(prelude=lasting(8) + clock(offset)) as holder:
         expires = lease_of(place)["expires"]
         (tmp_path / "later").write_text(str(jump))
         (tmp_path / "later").replace(offset)
