@@ -7,9 +7,10 @@ decrease, as TCP does: Chiu and Jain 1989). A refused batch is bisected, so that
 from __future__ import annotations
 
 import logging
+import threading
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -60,7 +61,11 @@ class Outcome:
 
 
 class EmbedQueue:
-    """Owned by one thread, but for `call`, which runs in others."""
+    """Owned by one thread, but for `call`, which runs in others.
+
+    While nothing is throttled, a batch for each call waits in the thread that will make it, so that no call has to
+    wait for the owner, who may be busy for longer than a call takes.
+    """
 
     def __init__(self, embedder: Embedder, concurrency: int, counts: Any) -> None:
         self._embedder = embedder
@@ -70,7 +75,10 @@ class EmbedQueue:
         self._texts: deque[Wanted] = deque()
         self._again: deque[list[Wanted]] = deque()
         self._attempts: dict[int, int] = {}  # by identity of the batch's first text
-        self.under_way = 0
+        self.under_way = 0  # batches handed out, of which some may wait for their turn
+        self._turn = threading.Condition()
+        self._calling = 0  # guarded by `_turn`
+        self._withdrawn = False
         self._paused_until = 0.0
         self._backoff = 1.0
         self._throttled_since: float | None = None
@@ -87,6 +95,11 @@ class EmbedQueue:
         """Calls that may be under way at once just now."""
         return max(1, int(self._limit))
 
+    @property
+    def _handed_out(self) -> int:
+        """Batches that may be under way: those that are called, and as many again that wait in their threads."""
+        return self.limit * 2 if self.limit == self._most else self.limit
+
     def add(self, wanted: Wanted) -> None:
         self._texts.append(wanted)
 
@@ -97,22 +110,45 @@ class EmbedQueue:
 
     def ready(self, *, drain: bool) -> Iterator[list[Wanted]]:
         """Batches to send now; the last one may be part full where `drain`, or where nothing is under way."""
-        while self.under_way < self.limit and monotonic() >= self._paused_until:
-            batch = self._again.popleft() if self._again else self._cut(drain=drain or not self.under_way)
+        while self.under_way < self._handed_out and monotonic() >= self._paused_until:
+            part = (drain or not self.under_way) and self.under_way < self.limit
+            batch = self._again.popleft() if self._again else self._cut(drain=part)
             if not batch:
                 return
             self.under_way += 1
             yield batch
 
     def call(self, batch: list[Wanted]) -> tuple[Embedded, float]:
-        """Runs in a thread: one call of the embedder, and its seconds."""
-        start = monotonic()
-        embedded = self._embedder.embed([wanted.text for wanted in batch], "document")
-        return embedded, monotonic() - start
+        """Runs in a thread: one call of the embedder when it has its turn, and its seconds."""
+        texts = [wanted.text for wanted in batch]
+        self._await_turn()
+        try:
+            start = monotonic()
+            embedded = self._embedder.embed(texts, "document")
+            return embedded, monotonic() - start
+        finally:
+            with self._turn:
+                self._calling -= 1
+                self._turn.notify()
+
+    def _await_turn(self) -> None:
+        """Keep to the limit and to a pause that came after the batch was handed out."""
+        with self._turn:
+            while self._calling >= self.limit or monotonic() < self._paused_until:
+                if self._withdrawn:
+                    raise CancelledError
+                self._turn.wait(self.pause(0.25))
+            self._calling += 1
+
+    def withdraw(self) -> None:
+        """Have the batches given up that still wait for their turn."""
+        self._withdrawn = True
 
     def take(self, batch: list[Wanted], future: Future[Any]) -> Outcome:
         """Digest the end of a call. Raises what no other text can cure: no credentials, no such endpoint ..."""
         self.under_way -= 1
+        if future.cancelled() or isinstance(future.exception(), CancelledError):
+            return Outcome([], [])
         error = future.exception()
         if error is None:
             embedded, seconds = future.result()

@@ -93,6 +93,7 @@ class Pipeline:
         self._records = PutQueue(services.store)
         self._unpaid: deque[OpenDocument] = deque()  # what the budget does not bear just now
         self._calls = 0  # fetches and puts under way
+        self._handed_out: set[Future[Any]] = set()  # to the threads that embed
         self._settling = Settling(services, counts)
         self._parsing = True
         self._error: BaseException | None = None
@@ -129,6 +130,7 @@ class Pipeline:
                 self._loop(workers, tick)
             finally:
                 workers.stop()
+                self._withdraw()
                 self._slots.release(
                     self._held + 64
                 )  # wake every worker thread that waits for room; 64 at most
@@ -141,6 +143,7 @@ class Pipeline:
             if (self._stopping.is_set() or self.gave_up) and not stopped:
                 stopped = monotonic()
                 workers.stop()
+                self._withdraw()
             if stopped and monotonic() - stopped > STOP_S:
                 return
             self._take_event()
@@ -152,6 +155,12 @@ class Pipeline:
                 tick()
         if self._error is not None:
             raise self._error
+
+    def _withdraw(self) -> None:
+        """Take back the batches of which no call was made."""
+        self._embeds.withdraw()
+        for future in tuple(self._handed_out):
+            future.cancel()
 
     def _is_done(self, *, stopping: bool) -> bool:
         under_way = self._calls or self._embeds.under_way
@@ -188,6 +197,7 @@ class Pipeline:
         if not stopping:
             for batch in self._embeds.ready(drain=no_more):
                 future = self._embedders.submit(self._embed, batch)
+                self._handed_out.add(future)
                 future.add_done_callback(partial(self._announce, "embedded", batch))
         idle = no_more and not (self._embeds.waiting or self._embeds.under_way or self._calls)
         while self._records and (self._records.has_full or idle or self._records.is_late or stopping):
@@ -400,6 +410,7 @@ class Pipeline:
                 self._embeds.add(Wanted(document, i, document.cut.chunks[i].text))
 
     def _on_embedded(self, batch: list[Wanted], future: Future[Any]) -> None:
+        self._handed_out.discard(future)
         tokens = self.counts.tokens
         outcome = self._embeds.take(batch, future)
         self._pay(outcome, self.counts.tokens - tokens)

@@ -37,7 +37,10 @@ def documents(path: Path) -> list[Document]:
             rows = [json.loads(line) for line in file]
         return [Document(row["text"], metadata={"source": row["id"]}) for row in rows]
     files = sorted(one for one in path.rglob("*") if one.is_file())
-    return [Document(one.read_text(encoding="utf-8"), metadata={"source": str(one)}) for one in files]
+    return [
+        Document(one.read_text(encoding="utf-8", errors="replace"), metadata={"source": str(one)})
+        for one in files
+    ]
 
 
 def main() -> None:

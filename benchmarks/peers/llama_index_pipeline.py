@@ -53,7 +53,10 @@ def nodes(path: Path) -> list[TextNode]:
 def documents(folder: Path) -> list[Document]:
     """One of each file."""
     files = sorted(one for one in folder.rglob("*") if one.is_file())
-    return [Document(text=one.read_text(encoding="utf-8"), metadata={"source": str(one)}) for one in files]
+    return [
+        Document(text=one.read_text(encoding="utf-8", errors="replace"), metadata={"source": str(one)})
+        for one in files
+    ]
 
 
 def main() -> None:
