@@ -5,7 +5,9 @@
 The services are the test servers, each a process on this machine: an embedding server that takes 120 ms for a batch
 of up to 32 texts, and S3 Vectors, which takes 80 ms for a put and refuses more than 2,500 vectors/s.
 ragctl's seconds are those of the whole command, from the start of the process to its exit; "writing" are those from
-the first put that S3 Vectors accepted to the last. The peers' seconds leave their imports out.
+the first put that S3 Vectors accepted to the last. The peers' seconds leave their imports out. The ideal is what
+threads that do nothing but send the same texts get from the embedding server, or the ceiling where that is lower: the
+server works on each batch after its 120 ms.
 """
 
 from __future__ import annotations
@@ -14,10 +16,14 @@ import argparse
 import json
 import os
 import tempfile
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import boto3
 
@@ -34,6 +40,7 @@ from benchmarks.side_by_side import (
 from tests.servers.process import ServerProcess
 
 BUCKET, DIMENSION, REGION = "benchmark", 256, "eu-west-1"
+IDEAL_S = 5.0  # for which the embedding server is asked for nothing else
 CEILING = 2_500  # vectors per second that S3 Vectors takes
 EMBED_S, PUT_S, BATCH, PUT = 0.12, 0.08, 32, 500
 BATCHES = (
@@ -166,9 +173,28 @@ def _row(name: str, chunks: int, done: Run) -> Row:
     return Row(name, chunks, done.said["seconds"])
 
 
-def ideal(concurrency: int) -> float:
-    """Chunks per second that so many embedding calls at once could give, S3 Vectors' ceiling regarded."""
-    return min(CEILING, concurrency * BATCH / EMBED_S, 4 * PUT / PUT_S)
+def ideal(url: str, concurrency: int) -> float:
+    """Chunks per second that so many embedding calls at once give, S3 Vectors' ceiling regarded."""
+    texts = [sentence(number) for number in range(BATCH)]
+    body = json.dumps({"model": "words", "input": texts, "encoding_format": "float"})
+    address = urlsplit(url)
+    end = time.monotonic() + IDEAL_S
+
+    def call(_: int) -> int:
+        connection, done = HTTPConnection(address.hostname or "", address.port), 0
+        while time.monotonic() < end:
+            connection.request("POST", "/v1/embeddings", body, {"Content-Type": "application/json"})
+            answer = connection.getresponse()
+            answer.read()
+            if answer.status != 200:
+                raise RuntimeError(f"the embedding server answers {answer.status}")
+            done += BATCH
+        return done
+
+    start = time.monotonic()
+    with ThreadPoolExecutor(concurrency) as threads:
+        done = sum(threads.map(call, range(concurrency)))
+    return min(CEILING, done / (time.monotonic() - start))
 
 
 def measure(place: Place, options: argparse.Namespace) -> None:
@@ -189,7 +215,8 @@ def measure(place: Place, options: argparse.Namespace) -> None:
         best = max(tried, key=lambda row: row.rate)
         peers = [as_it_comes, best, llama_index(place, chunks), s3vectors_embed(place, CLI_CHUNKS)]
     quickest = max((row.rate for row in peers), default=0.0)
-    lines = [_line(row, ideal(c), quickest, peak) for c, *rows, peak in runs for row in rows]
+    best_of = {concurrency: ideal(place.embed.url, concurrency) for concurrency in options.concurrency}
+    lines = [_line(row, best_of[c], quickest, peak) for c, *rows, peak in runs for row in rows]
     lines += [_line(row, None, quickest, None) for row in peers]
     table(
         f"Endpoint-bound: {EMBED_S * 1000:.0f} ms per {BATCH} texts, {PUT_S * 1000:.0f} ms per put, {CEILING:,} vectors/s",

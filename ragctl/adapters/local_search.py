@@ -32,6 +32,7 @@ STEMMED = {
     "nl": "Dutch",
 }
 UNSPACED = frozenset({"zh", "ja", "ko"})
+TEXT_INDEX_MB = 128  # of memory to build it in; LanceDB's own 2 GiB a core would grow with the corpus
 TOKEN_CHARACTERS = 255  # LanceDB's own 40 would lose checksums and long identifiers
 
 Row = dict[str, Any]
@@ -144,6 +145,7 @@ def text_index(language: str | None) -> Any:
         stem=stemmed,
         remove_stop_words=stemmed,
         max_token_length=TOKEN_CHARACTERS,
+        memory_limit=TEXT_INDEX_MB,
     )
 
 
