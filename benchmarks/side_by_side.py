@@ -38,6 +38,7 @@ REQUIREMENTS: dict[str, tuple[str, ...]] = {
         "llama-index-core",
         "llama-index-vector-stores-s3",
         "llama-index-vector-stores-lancedb",
+        "pandas",  # which its LanceDB store imports and does not ask for
         "numpy",
         "snowballstemmer<4",
         "PyStemmer",
