@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import random
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NoReturn, TypeVar
@@ -33,6 +34,8 @@ ONE_ATTEMPT: Final[dict[str, Any]] = {
     "retries": {"mode": "standard", "total_max_attempts": 1},
     "connect_timeout": 10,
 }
+
+WRITES: Final = ("PutVectors", "DeleteVectors")
 
 Item = TypeVar("Item")
 
@@ -70,6 +73,9 @@ class Calls:
         self._clock, self._sleep = clock, sleep
         self._bucket = {"vectorBucketName": bucket}
         self._index = {**self._bucket, "indexName": index}
+        self._writing = threading.local()  # how many vectors the write of this thread has, 0 for none
+        for operation in WRITES:
+            client.meta.events.register(f"before-send.s3vectors.{operation}", self._await_turn)
         self._names = (f"vector bucket {bucket}", f"index {bucket}/{index}")
 
     def of_bucket(self, operation: str, **request: Any) -> dict[str, Any]:
@@ -95,15 +101,21 @@ class Calls:
         pending = [items] if items else []
         while pending:
             batch = pending.pop()
-            body = request(batch)  # before the limiter, which spaces calls as they leave
-            self._limiter.acquire(len(batch))
+            self._writing.vectors = len(batch)
             try:
-                method(**self._index, **body)
+                method(**self._index, **request(batch))
             except VENDOR_ERRORS as error:
                 attempts.failed(error)
                 pending += _halves(batch) if _status(error) == 503 else [batch]
             else:
                 attempts.succeeded()
+            finally:
+                self._writing.vectors = 0
+
+    def _await_turn(self, **_: Any) -> None:
+        """Runs when a write is encoded and signed: what is spaced are calls as they leave, not as they are begun."""
+        if vectors := getattr(self._writing, "vectors", 0):
+            self._limiter.acquire(vectors)
 
     def _call(self, operation: str, request: Mapping[str, Any], attempts: Attempts) -> dict[str, Any]:
         method = getattr(self._client, xform_name(operation))
