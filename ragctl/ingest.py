@@ -6,8 +6,8 @@ import logging
 import sqlite3
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
@@ -257,7 +257,8 @@ class _Run:
             s, counts, known, self._progress.stopping, self._progress.bill, files=self._progress.files
         )
         if self._progress.files:
-            pipeline.run(work.todos(), tick)
+            with closing(work.todos()) as todos:  # which reads the ledger as long as it is open
+                pipeline.run(todos, tick)
         interrupted = self._progress.stopping.is_set()
         if not (interrupted or pipeline.gave_up or self._progress.bill.is_spent):
             self._prune(work, pipeline)
@@ -367,7 +368,7 @@ class Work:
             self._db.execute("INSERT INTO steps VALUES (?, ?, ?)", (step.id, action, 0))
         return Planned(counts["add"], counts["check"], counts["keep"], kept, counts["delete"], lost)
 
-    def todos(self) -> Iterator[Todo]:
+    def todos(self) -> Generator[Todo]:
         """The files to work through, with what the ledger knows of each. Used by one thread at a time."""
         reader = Ledger(self._ledger.path)
         try:

@@ -14,7 +14,7 @@ import json
 import os
 import sqlite3
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -230,14 +230,17 @@ class Ledger:
         self.path = path
         self.place = place or str(path)
         self._fence = fence
-        with self._errors():
+        with self._errors(), ExitStack() as undo:
             if fence is None:
                 self._db = sqlite3.connect(f"file:{path}?mode=ro", uri=True, check_same_thread=False)
             else:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+            undo.callback(self._db.close)
+            if fence is not None:
                 self._prepare(fence)
             self._check_version()
+            undo.pop_all()
 
     def close(self) -> None:
         self._db.close()

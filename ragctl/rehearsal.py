@@ -10,7 +10,7 @@ import tempfile
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -228,7 +228,8 @@ class Rehearsal:
         pipeline = Pipeline(services, counts, known, threading.Event(), embeds=False)
         try:
             if work.planned.add + work.planned.check:
-                pipeline.run(_chosen(work.todos(), chosen), tick)
+                with closing(work.todos()) as todos:
+                    pipeline.run(_chosen(todos, chosen), tick)
         finally:
             known.close()
             embedder.close()

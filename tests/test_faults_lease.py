@@ -8,6 +8,7 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from moto.server import ThreadedMotoServer
@@ -157,14 +158,16 @@ def anywhere(request: pytest.FixtureRequest, place: HeldPlace) -> Iterator[HeldP
     if request.param == "folder":
         yield place
         return
+    bucket = f"state-{uuid4().hex}"
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
     try:
         host, port = server.get_host_and_port()
         with connect("s3", f"http://{host}:{port}") as client:
-            client.create_bucket(Bucket="state", CreateBucketConfiguration={"LocationConstraint": REGION})
+            # Of a name of its own: moto's servers in one process share their buckets.
+            client.create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": REGION})
         endpoints = {"s3vectors": place.vectors.url, "s3": f"http://{host}:{port}"}
-        place.sections |= {"state": "s3://state/team", "aws": {"region": REGION, "endpoints": endpoints}}
+        place.sections |= {"state": f"s3://{bucket}/team", "aws": {"region": REGION, "endpoints": endpoints}}
         place.configure()
         yield place
     finally:
