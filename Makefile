@@ -26,7 +26,7 @@ types: .venv/dev-installed
 	$(BIN)/mypy
 
 tests: .venv/dev-installed
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses 2 --dist loadfile
 
 .venv/demo-installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
