@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import signal
 import socket
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -15,7 +17,7 @@ from moto.server import ThreadedMotoServer
 
 from ragctl.loading import load
 from ragctl.state import open_state
-from tests.processes import HeldPlace, held_place, until
+from tests.processes import HeldPlace, Run, held_place, until
 from tests.servers.clients import REGION, connect
 
 TTL_S = 2.0  # where a lease must run out; longer elsewhere, so that no busy machine loses one
@@ -174,11 +176,26 @@ def anywhere(request: pytest.FixtureRequest, place: HeldPlace) -> Iterator[HeldP
         server.stop()
 
 
+def stopped_between_saves(place: HeldPlace, run: Run) -> bool:
+    """Stop a run where it does not hold the lock of a ledger in a folder, which nobody can take from it; else let it go."""
+    run.send_to_all(signal.SIGSTOP)
+    ledger = place.folder / "state" / "test" / "ledger.sqlite"
+    if not ledger.exists():
+        return True
+    try:
+        with closing(sqlite3.connect(ledger, timeout=0, isolation_level=None)) as db:
+            db.execute("BEGIN EXCLUSIVE")
+    except sqlite3.OperationalError:
+        run.send_to_all(signal.SIGCONT)
+        return False
+    return True
+
+
 def test_an_old_holder_that_wakes_up_cannot_write(anywhere: HeldPlace) -> None:
     """Stopped, taken over, woken: it ends with 7 and has touched neither store nor ledger nor lease."""
     place = anywhere
     with place.start_held(prelude=SHORT) as old:
-        old.send_to_all(signal.SIGSTOP)
+        until(lambda: stopped_between_saves(place, old), "it lets go of its ledger")
         ended = place.start("--wait", "60s").end()
         assert ended.status == 0, ended.err
         assert f"took over the lease of ingest (process {old.process.pid} on" in ended.err

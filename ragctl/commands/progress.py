@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
 from time import monotonic
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -65,8 +66,12 @@ def stopping_on_signals(stop: threading.Event, within_s: float = 0.0) -> Iterato
     """
     default = (signal.SIG_DFL, signal.SIG_IGN, signal.default_int_handler, None)
 
+    signals = (
+        count()
+    )  # not `stop`: a second signal may come while the first is setting it, which would never end
+
     def handle(number: int, frame: FrameType | None) -> None:
-        if stop.is_set():
+        if next(signals):
             outer = before[signal.SIGTERM if number == signal.SIGALRM else signal.Signals(number)]
             if callable(outer) and outer not in default:
                 outer(number, frame)
