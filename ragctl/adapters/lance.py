@@ -42,8 +42,6 @@ ENVIRONMENT = {
     # Its native code logs to stderr, where warnings of its own making would stand among our messages.
     "LANCEDB_LOG": "error",
     "LANCE_DEFAULT_IO_BUFFER_SIZE": str(32 * 2**20),  # bytes read ahead of whoever scans
-    # Left to itself it keeps two cores for reading and writing: on a small machine one is left to index with.
-    "LANCE_CPU_THREADS": str(os.cpu_count() or 1),
     "LANCE_SHUFFLE_BATCH_BYTES": str(32 * 2**20),  # of vectors sorted at once while an index is built
 }
 INDEX_CACHE_BYTES = 128 * 2**20
