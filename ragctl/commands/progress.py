@@ -68,7 +68,7 @@ def stopping_on_signals(stop: threading.Event, within_s: float = 0.0) -> Iterato
 
     signals = (
         count()
-    )  # not `stop`: a second signal may come while the first is setting it, which would never end
+    )  # and not `stop`: setting it twice at once, one signal within the other, would never end
 
     def handle(number: int, frame: FrameType | None) -> None:
         if next(signals):
