@@ -1,5 +1,9 @@
 """PDF: the text of each page, with spans."""
 
+from contextlib import closing
+from pathlib import Path
+
+import pypdfium2
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,6 +15,7 @@ from ragctl.records import Document
 from tests.parsed import document, parsed
 from tests.pdfs import blank_pdf, encrypted_pdf, pdf
 
+SAMPLES = Path(__file__).parents[1] / "samples"
 WORDS = st.lists(st.text("abcdefghij", min_size=1, max_size=8), min_size=1, max_size=6).map(" ".join)
 
 
@@ -175,3 +180,13 @@ def test_the_fallback_keeps_its_library_quiet(caplog: pytest.LogCaptureFixture) 
     with pytest.raises(DocumentError):
         parsed("a.pdf", b"%XDF confidential 1 0 obj << /Pages")
     assert caplog.messages == []
+
+
+@pytest.mark.parametrize("path", sorted(SAMPLES.rglob("*.pdf")), ids=lambda path: path.parent.name)
+def test_a_page_gives_what_pdfium_has_for_its_box(path: Path) -> None:
+    """Asking for the text once, with room enough, changes nothing of it."""
+    found = document("a.pdf", path.read_bytes())
+    with closing(pypdfium2.PdfDocument(path)) as whole:
+        texts = [page.get_textpage().get_text_bounded() for page in whole]
+    assert page_texts(found) == pdf_parser.tidy(texts)
+    assert all(texts)
