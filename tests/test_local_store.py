@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ragctl.adapters import local, local_rows, local_search
-from ragctl.adapters.base import IndexSpec, SearchRequest
+from ragctl.adapters.base import IndexSpec, Metric, SearchRequest
 from ragctl.adapters.lance import import_lancedb
 from ragctl.adapters.local import LocalStore
 from ragctl.adapters.local_filters import facets
@@ -211,22 +211,28 @@ def test_an_index_without_text_search_says_so(tmp_path: Path) -> None:
         store.create(SPEC)
 
 
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+@pytest.mark.parametrize("dimension", [2, 64, 1_032])
 def test_a_large_index_is_searched_through_partitions(
-    store: LocalStore, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dimension: int, metric: Metric
 ) -> None:
     """Above the size where it pays a vector index is built; results and scores stay what they were."""
-    circle = np.linspace(0, np.pi / 2, 2_000)
-    store.put([record(f"k{n}", float(np.cos(angle)), float(np.sin(angle))) for n, angle in enumerate(circle)])
+    store = LocalStore(tmp_path / "db", "papers")
+    store.create(replace(SPEC, dimension=dimension, metric=metric))
+    vectors = np.random.default_rng(7).normal(1, 1, (2_000, dimension)).astype(np.float32)
+    question = SearchRequest("vector", 10, vectors[:20].mean(axis=0), "")
+    store.put([VectorRecord(f"k{number}", vector, {}) for number, vector in enumerate(vectors)])
     store.finish()
-    exact = search(store)
-    monkeypatch.setattr(local_search, "VECTOR_INDEX_BYTES", 2_000 * 2 * 4)
+    exact = store.search(question)
+    monkeypatch.setattr(local_search, "VECTOR_INDEX_BYTES", 2_000 * dimension * 4)
     store.finish()
     table = import_lancedb().connect(store._path).open_table("papers")
     assert sorted(index.columns[0] for index in table.list_indices()) == ["text", "vector"]
-    assert keys(search(store)) == keys(exact)
-    assert [hit.distance for hit in search(store)] == pytest.approx([hit.distance for hit in exact], abs=1e-6)
-    store.put([record("new", 1, 1e-6)])
-    assert "new" in keys(search(store))
+    indexed = store.search(question)
+    assert keys(indexed) == keys(exact)
+    assert [hit.distance for hit in indexed] == pytest.approx([hit.distance for hit in exact], abs=1e-4)
+    store.put([VectorRecord("new", question.vector, {})])
+    assert keys(store.search(question))[0] == "new"
 
 
 def test_a_filter_is_answered_from_all_partitions(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:

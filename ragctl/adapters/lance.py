@@ -7,7 +7,7 @@ stand-ins are gone from `sys.modules`: what LanceDB has kept of them fetches the
 Should a later LanceDB not get along with this, the plain import takes over.
 
 Within bounds: left to its defaults it reads ahead up to 2 GiB, caches up to 7 GiB, and spreads its buffers over eight
-heaps per core, none of which shrinks. Building a vector index over 1.2 GB took 1 GB of memory, and takes 0.6 GB so.
+heaps per core, none of which shrinks. Building a vector index over 1.2 GB takes 0.2 GB so.
 """
 
 from __future__ import annotations

@@ -205,7 +205,7 @@ class LocalStore:
         with self._faults("index the vectors of"):
             size = table.count_rows() * info.dimension * 4
             if size >= local_search.VECTOR_INDEX_BYTES and not local_search.is_indexed(table, "vector"):
-                table.create_index("vector", config=local_search.vector_index(info.metric))
+                table.create_index("vector", config=local_search.vector_index(info.metric, info.dimension))
 
     def _is_untidy(self, table: Any) -> bool:
         """Say whether to tidy up, for which LanceDB writes most of the table anew, however little has changed."""
