@@ -195,6 +195,8 @@ def ingest_index(
             return _dry_run(experiment, ledger, options, start, listing, guard)
         lease = stack.enter_context(hold(state, lease_name(index), "ingest", wait_s=options.wait_s))
         ledger = stack.enter_context(writing_ledger(state, index, lease))
+        if ledger.meta("created") is None:
+            workers.prepare()  # a first ingest has files to parse; to list them and to open the store takes a while
         run = _Run(experiment, ledger, lease, options, progress, stack, guard)
         return run.work(start, tick, _listed(experiment, ledger, options, files))
 
@@ -240,8 +242,6 @@ class _Run:
 
     def work(self, start: float, tick: Callable[[], None], listing: Listing) -> IngestResult:
         s = self._s
-        if s.ledger.meta("created") is None:
-            workers.prepare()  # a first ingest has files to parse; the store takes a while to open
         repeated = repeats.so_far()
         restored = self._match_index()
         work = Work(s.ledger, listing, s.fingerprints, self._options)

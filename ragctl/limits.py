@@ -190,18 +190,17 @@ def _largest(sizes: dict[str, int]) -> str:
 def _entry_size(key: str, value: object) -> int:
     if not isinstance(key, str) or len(key) > MAX_METADATA_KEY_CHARACTERS:
         raise _Fault(f"a key is a string of at most {MAX_METADATA_KEY_CHARACTERS:,} characters")
-    return 8 + _bytes(key) + _value_size(value)
-
-
-def _value_size(value: object) -> int:
-    if isinstance(value, str):
-        return _bytes(value)
+    size = 8 + (len(key) if key.isascii() else _bytes(key))
+    if isinstance(value, str):  # every record comes by here, for each of its entries
+        return size + (len(value) if value.isascii() else _bytes(value))
     if isinstance(value, bool):
-        return 0
-    return _list_size(value) if isinstance(value, list) else _number_size(value)
+        return size
+    return size + (_list_size(value) if isinstance(value, list) else _number_size(value))
 
 
 def _number_size(value: object) -> int:
+    if type(value) is int and -EXACT_INTEGER <= value <= EXACT_INTEGER:
+        return 4
     if not is_number(value):
         kind = "null" if value is None else type(value).__name__
         raise _Fault(f"a value is a string, number, boolean, or a list of strings or numbers, not {kind}")

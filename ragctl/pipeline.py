@@ -451,14 +451,14 @@ class Pipeline:
             return
         chunk = document.cut.chunks[i]
         record = VectorRecord(document.cut.keys[i], vector, self._metadata(document, chunk))
+        self._queue_record(document, record)
+
+    def _queue_record(self, document: OpenDocument, record: VectorRecord) -> None:
         try:
             self._s.store.check(record)
         except RecordRefused as error:
             self._fail_open(document, "put", error.message)
             return
-        self._queue_record(document, record)
-
-    def _queue_record(self, document: OpenDocument, record: VectorRecord) -> None:
         self._texts.put_begins(record)
         self._records.add(document, record)
 
@@ -526,12 +526,7 @@ class Pipeline:
         if document.rewrites and document.waiting == len(document.rewrites):
             rewrites, document.rewrites = document.rewrites, []
             for record in rewrites:
-                try:
-                    self._s.store.check(record)
-                except RecordRefused as error:
-                    self._fail_open(document, "put", error.message)
-                else:
-                    self._queue_record(document, record)
+                self._queue_record(document, record)
 
     def _fail_open(self, document: OpenDocument, stage: str, error: str) -> None:
         """One chunk of the document failed, so the document has; the other chunks need not go on."""

@@ -90,19 +90,18 @@ class OpenDocument:
     failed: bool = False
     owed_text: int = 0  # bytes to embed that are promised to the bill and not yet paid for
     owed_stored: int = 0  # likewise, bytes to store
+    bytes: int = field(init=False)  # memory that it takes, about
+
+    def __post_init__(self) -> None:
+        chunks, vectors = self.cut.chunks, self.cut.vectors
+        text = sum(len(chunk.text) for chunk in chunks)
+        taken = vectors.nbytes if vectors is not None else len(chunks) * 4_096
+        self.bytes = text * 2 + taken + len(chunks) * CHUNK_BYTES
 
     @property
     def known(self) -> frozenset[str]:
         """Keys of its chunks that the ledger has."""
         return frozenset(self.old.keys) if self.old else frozenset()
-
-    @property
-    def bytes(self) -> int:
-        """Memory that it takes, about."""
-        cut = self.cut
-        text = sum(len(chunk.text) for chunk in cut.chunks)
-        vectors = cut.vectors.nbytes if cut.vectors is not None else len(cut.chunks) * 4_096
-        return text * 2 + vectors + len(cut.chunks) * CHUNK_BYTES
 
 
 def metadata_of(experiment: Experiment, cut: Cut, chunk: Chunk) -> dict[str, MetadataValue]:
