@@ -20,16 +20,16 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from ragctl.errors import DocumentError, ItemRefused
-from ragctl.packing import pack
 from ragctl.records import Chunk, Document, Metadata, SourceFile, chunk_keys, short_hash
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
-    from ragctl.adapters.base import Embedder
+    from ragctl.adapters.hashing import HashingEmbedder
     from ragctl.config import Experiment
     from ragctl.records import Vectors
     from ragctl.sources import Source
+    from ragctl.sparse import SparseVectors
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 BATCH_CHUNKS = 512  # items are sent when they hold so many chunks ...
@@ -151,7 +151,7 @@ class _Batch:
             vectors = self._shop.embed(self._items)
             if vectors is not None:
                 self._items.append(Embedding(perf_counter() - start))
-            self._pipe.send(("items", (self._items, None if vectors is None else pack(vectors))))
+            self._pipe.send(("items", (self._items, vectors)))
         self._clear()
         self.has_part_of_file = False
 
@@ -264,16 +264,17 @@ class Workshop:
             wanted,
         )
 
-    def embed(self, items: list[Item]) -> Vectors | None:
+    def embed(self, items: list[Item]) -> SparseVectors | None:
         """The vectors of all new chunks in the items, made in one go; None where there are none to make."""
         texts = [item.chunks[i].text for item in items if isinstance(item, Cut) for i in item.embedded]
-        return self._embedder.embed(texts, "document").vectors if self._embedder and texts else None
+        return self._embedder.sparse(texts) if self._embedder and texts else None
 
 
-def with_vectors(items: list[Item], vectors: Vectors | None) -> list[Item]:
+def with_vectors(items: list[Item], sparse: SparseVectors | None) -> list[Item]:
     """The same items, each with its own rows of what `Workshop.embed` made for them."""
-    if vectors is None:
+    if sparse is None:
         return items
+    vectors = sparse.dense()
     done: list[Item] = []
     first = 0
     for item in items:
@@ -297,11 +298,10 @@ def _lost(file: SourceFile, error: str) -> Iterator[Item]:
     yield Finished(file.id, "", whole=False)
 
 
-def _cpu_embedder(experiment: Experiment) -> Embedder | None:
+def _cpu_embedder(experiment: Experiment) -> HashingEmbedder | None:
     """The experiment's embedder when it is CPU work; the others are called by the parent, which can wait better."""
     if experiment.embedding.kind != "hashing":
         return None
-    from ragctl.adapters import open_embedder
+    from ragctl.adapters.hashing import HashingEmbedder
 
-    embedder = open_embedder(experiment)
-    return embedder if embedder.cpu_bound else None
+    return HashingEmbedder.from_config(experiment)

@@ -16,7 +16,6 @@ from multiprocessing import forkserver, resource_tracker
 from typing import TYPE_CHECKING, Any
 
 from ragctl.errors import ServiceError
-from ragctl.packing import unpack
 from ragctl.worker import Failed, Finished, Item, Same, Task, serve, with_vectors
 
 if TYPE_CHECKING:
@@ -134,7 +133,7 @@ class Workers:
                 elif kind == "items":
                     items, vectors = value
                     done.update(item.file for item in items if isinstance(item, Finished | Same))
-                    self._deliver(with_vectors(items, None if vectors is None else unpack(vectors)))
+                    self._deliver(with_vectors(items, vectors))
                 else:
                     return worker
         except TimeoutError:

@@ -220,7 +220,8 @@ def test_a_large_index_is_searched_through_partitions(
     store = LocalStore(tmp_path / "db", "papers")
     store.create(replace(SPEC, dimension=dimension, metric=metric))
     vectors = np.random.default_rng(7).normal(1, 1, (2_000, dimension)).astype(np.float32)
-    question = SearchRequest("vector", 10, vectors[:20].mean(axis=0), "")
+    middle = vectors[:20].mean(axis=0)
+    question = SearchRequest("vector", 10, middle, "")
     store.put([VectorRecord(f"k{number}", vector, {}) for number, vector in enumerate(vectors)])
     store.finish()
     exact = store.search(question)
@@ -231,7 +232,7 @@ def test_a_large_index_is_searched_through_partitions(
     indexed = store.search(question)
     assert keys(indexed) == keys(exact)
     assert [hit.distance for hit in indexed] == pytest.approx([hit.distance for hit in exact], abs=1e-4)
-    store.put([VectorRecord("new", question.vector, {})])
+    store.put([VectorRecord("new", middle, {})])
     assert keys(store.search(question))[0] == "new"
 
 

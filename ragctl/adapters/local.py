@@ -28,7 +28,8 @@ from ragctl.adapters.local_filters import among
 from ragctl.adapters.local_keys import KnownKeys
 from ragctl.errors import ConfigError, NotFound, PermissionDenied, QuotaExceeded, ServiceError
 from ragctl.filters import refuse_non_filterable
-from ragctl.limits import MAX_TOP_K, check_query, check_record, check_spec, metadata_size, refuse_doubles
+from ragctl.limits import MAX_TOP_K, check_query, check_record, check_spec, refuse_doubles
+from ragctl.records import TEXT
 
 if TYPE_CHECKING:
     from ragctl.adapters.base import SearchRequest
@@ -215,8 +216,9 @@ class LocalStore:
     # --- records -----------------------------------------------------------------------------------------
 
     def encoded_size(self, record: VectorRecord) -> int:
-        """Return about the bytes that a record takes; what can be filtered by lies there twice."""
-        return int(record.vector.nbytes) + len(record.key) + 2 * metadata_size(record.metadata)
+        """Return about the bytes that a record takes: its vector and its text.."""
+        text = record.metadata.get(TEXT)
+        return int(record.vector.nbytes) + (len(text) if isinstance(text, str) else 0)
 
     def check(self, record: VectorRecord) -> None:
         """Raise RecordRefused when a record breaks a limit, those of S3 Vectors among them."""

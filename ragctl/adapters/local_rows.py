@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import orjson
 import pyarrow as pa
 
 from ragctl.adapters.local_filters import facets
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from ragctl.records import Metadata, MetadataValue, Vector
 
 METADATA_COLUMNS = ("text", "metadata")
-_json = json.JSONEncoder(ensure_ascii=False).encode
 
 
 def schema(dimension: int, about: dict[bytes, bytes]) -> pa.Schema:
@@ -41,7 +40,7 @@ def table(records: Sequence[VectorRecord], columns: pa.Schema, non_filterable: C
         _strings([record.key for record in records]),
         pa.FixedSizeListArray.from_arrays(_numbers(matrix), matrix.shape[1]),
         _strings([text for text, _ in split]),
-        _strings([_json(rest) for _, rest in split]),
+        _strings([orjson.dumps(rest).decode() for _, rest in split]),
         _strings([facets(record.metadata, non_filterable) for record in records]),
     ]
     return pa.Table.from_arrays(arrays, schema=columns)
@@ -70,7 +69,7 @@ def _split(metadata: Metadata) -> tuple[str | None, dict[str, MetadataValue]]:
 
 def metadata(row: dict[str, Any]) -> Metadata:
     """Return the metadata that a row was made from."""
-    rest: dict[str, MetadataValue] = json.loads(row["metadata"])
+    rest: dict[str, MetadataValue] = orjson.loads(row["metadata"])
     return rest if row["text"] is None else {TEXT: row["text"], **rest}
 
 
