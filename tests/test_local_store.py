@@ -212,7 +212,7 @@ def test_an_index_without_text_search_says_so(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
-@pytest.mark.parametrize("dimension", [2, 64, 1_032])
+@pytest.mark.parametrize("dimension", [2, 64, 2_048])
 def test_a_large_index_is_searched_through_partitions(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dimension: int, metric: Metric
 ) -> None:

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from ragctl.config import Experiment
 
 RAREST = 13  # bits of a word that is not in the table: less than one passage in 5,800 holds it
-CACHED_WORDS = 1 << 17  # about 20 MB; the 29 MB of documentation measured here hold 55,000
+CACHED_WORDS = 1 << 16  # some 10 MB; the 29 MB of documentation measured here hold 55,000
 
 LONGEST_WORD = 40  # characters; what is longer is data or noise, so it is neither stemmed nor kept in memory
 

@@ -47,7 +47,7 @@ ENVIRONMENT = {
     "LANCE_CPU_THREADS": str(max(2, (os.cpu_count() or 2) - 2)),
 }
 INDEX_CACHE_BYTES = 128 * 2**20
-METADATA_CACHE_BYTES = 32 * 2**20
+METADATA_CACHE_BYTES = 4 * 2**20
 M_ARENA_MAX = -8  # of glibc's mallopt(3)
 
 

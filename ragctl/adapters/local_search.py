@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 # process that asks more than once in 0.05 s. It takes some 10 s to build, so not before it pays.
 VECTOR_INDEX_BYTES = 2**29
 # The index keeps each vector in a few bits (RaBitQ), a 32nd or an eighth of its size, and no second copy of it; the
-# shorter the vector, the more bits it needs. What it finds is compared once more with the vectors themselves: twenty
-# times as many as are asked for. Of 147,000 x 2,048, x 384 and x 64 the best ten and hundred were all found so.
-LONG_VECTOR = 1_024  # numbers
-REFINED = 20
+# shorter the vector, the more bits it needs. What it finds is compared once more with the vectors themselves: ten times
+# as many as are asked for. Of 147,000 x 2,048 and x 384 all of the best ten were found so; x 64, of the best hundred, 99.9 %.
+LONG_VECTOR = 2_048  # numbers
+REFINED = 10
 RABITQ_STEP = 8  # it works on so many numbers at once
 # A partition holds about 4,096 vectors: up to half a million records all are read and results stay exact. Beyond,
 # some may be missed: of the best ten of 700,000 x 384 there were 99.8 % found, in 0.1 s instead of 0.7 s.
@@ -161,7 +161,7 @@ def vector_index(metric: Metric, dimension: int) -> Any:
 
     if dimension % RABITQ_STEP:
         return IvfFlat(distance_type=DISTANCES[metric])
-    return IvfRq(distance_type=DISTANCES[metric], num_bits=1 if dimension > LONG_VECTOR else 4)
+    return IvfRq(distance_type=DISTANCES[metric], num_bits=1 if dimension >= LONG_VECTOR else 4)
 
 
 def is_indexed(table: Any, column: str) -> bool:
