@@ -84,6 +84,7 @@ class EmbedQueue:
         self._throttled_since: float | None = None
         self._failed_in_a_row = 0
         self._usual_s: float | None = None
+        self.seconds = 0.0  # of all calls, whether they succeeded or not; guarded by `_turn`
 
     @property
     def waiting(self) -> int:
@@ -122,12 +123,13 @@ class EmbedQueue:
         """Runs in a thread: one call of the embedder when it has its turn, and its seconds."""
         texts = [wanted.text for wanted in batch]
         self._await_turn()
+        start = monotonic()
         try:
-            start = monotonic()
             embedded = self._embedder.embed(texts, "document")
             return embedded, monotonic() - start
         finally:
             with self._turn:
+                self.seconds += monotonic() - start
                 self._calling -= 1
                 self._turn.notify()
 

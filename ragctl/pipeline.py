@@ -37,7 +37,7 @@ from ragctl.worker import Cut, Embedding, Failed, Finished, Item, Same
 from ragctl.workers import Workers
 
 if TYPE_CHECKING:
-    from ragctl.records import Embedded, Vector
+    from ragctl.records import Vector
 
 log = logging.getLogger("ragctl.ingest")
 
@@ -135,6 +135,7 @@ class Pipeline:
                     self._held + 64
                 )  # wake every worker thread that waits for room; 64 at most
                 workers.join()
+                self._spent("embed", self._embeds.seconds)
                 self._settling.save()
 
     def _loop(self, workers: Workers, tick: Callable[[], None]) -> None:
@@ -196,17 +197,12 @@ class Pipeline:
         )  # workers are done, or held back until something gets through
         if not stopping:
             for batch in self._embeds.ready(drain=no_more):
-                future = self._embedders.submit(self._embed, batch)
+                future = self._embedders.submit(self._embeds.call, batch)
                 self._handed_out.add(future)
                 future.add_done_callback(partial(self._announce, "embedded", batch))
         idle = no_more and not (self._embeds.waiting or self._embeds.under_way or self._calls)
         while self._records and (self._records.has_full or idle or self._records.is_late or stopping):
             self._put()
-
-    def _embed(self, batch: list[Wanted]) -> tuple[Embedded, float]:
-        """Runs in a thread."""
-        with self._timed("embed"):
-            return self._embeds.call(batch)
 
     @contextmanager
     def _timed(self, stage: str) -> Iterator[None]:

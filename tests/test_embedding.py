@@ -1,0 +1,63 @@
+"""Batches on their way to the embedder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import Future
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ragctl import embedding
+from ragctl.adapters.base import EmbedRole
+from ragctl.embedding import EmbedQueue, Wanted
+from ragctl.errors import Throttled
+from ragctl.records import Embedded
+from ragctl.under_way import Counts
+
+
+class Clock:
+    """Time that passes only where somebody works or waits."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class TwoSecondEmbedder:
+    identity, dimension, cpu_bound = "slow/1", 2, False
+    max_batch, max_bytes, max_tokens = 4, 1_000, None
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+
+    def embed(self, texts: Sequence[str], role: EmbedRole) -> Embedded:  # noqa: ARG002  both roles are the same
+        self._clock.now += 2
+        return Embedded(np.ones((len(texts), 2), np.float32))
+
+
+def test_a_pause_is_no_time_of_the_embedder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a throttle a batch waits for its turn; the report of a stage says how long its calls took."""
+    clock = Clock()
+    monkeypatch.setattr(embedding, "monotonic", clock)
+    counts = Counts()
+    queue = EmbedQueue(TwoSecondEmbedder(clock), 1, counts)
+    batch = [Wanted(None, 0, "north wind")]  # type: ignore[arg-type]  # whose document it is does not matter here
+    queue.add(batch[0])
+    (handed,) = queue.ready(drain=True)
+    throttled: Future[Any] = Future()
+    throttled.set_exception(Throttled("slow down"))
+    queue.take(handed, throttled)
+
+    def wait(_: float) -> bool:
+        clock.now += 5
+        return True
+
+    monkeypatch.setattr(queue._turn, "wait", wait)
+    embedded, seconds = queue.call(batch)
+    assert len(embedded.vectors) == 1
+    assert (seconds, queue.seconds, clock.now) == (2, 2, 107)
+    assert counts.throttles == 1
