@@ -29,12 +29,13 @@ class Clock:
 
 class TwoSecondEmbedder:
     identity, dimension, cpu_bound = "slow/1", 2, False
-    max_batch, max_bytes, max_tokens = 4, 1_000, None
+    max_batch, max_bytes = 4, 1_000
+    max_tokens: int | None = None
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
 
-    def embed(self, texts: Sequence[str], role: EmbedRole) -> Embedded:  # noqa: ARG002  both roles are the same
+    def embed(self, texts: Sequence[str], role: EmbedRole) -> Embedded:
         self._clock.now += 2
         return Embedded(np.ones((len(texts), 2), np.float32))
 
@@ -45,7 +46,7 @@ def test_a_pause_is_no_time_of_the_embedder(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(embedding, "monotonic", clock)
     counts = Counts()
     queue = EmbedQueue(TwoSecondEmbedder(clock), 1, counts)
-    batch = [Wanted(None, 0, "north wind")]  # type: ignore[arg-type]  # whose document it is does not matter here
+    batch = [Wanted(None, 0, "north wind")]  # whose it is does not matter here
     queue.add(batch[0])
     (handed,) = queue.ready(drain=True)
     throttled: Future[Any] = Future()
