@@ -140,9 +140,9 @@ class LocalStore:
     def finish(self) -> None:
         """Take new records into the indexes, and join small files where they have become many."""
         with self._writing:
-            release_memory()
-            self._index_text()
-            self._index_vectors()
+            for index in (self._index_text, self._index_vectors):
+                release_memory()  # so that the peak is that of the larger, not of both
+                index()
             table, _ = self._open()
             with self._faults("tidy up"):
                 if self._is_untidy(table):
@@ -235,15 +235,15 @@ class LocalStore:
         refuse_doubles(records)
         table, info = self._open()
         keys = [record.key for record in records]
-        with self._faults("write to"):
+        with self._faults("write to"), self._writing:
+            # One at a time: a table of rows is as large as its batch.
             fresh = rows.table(records, table.schema, info.non_filterable)
-            with self._writing:
-                if self._keys.may_hold(table, keys):
-                    merge = table.merge_insert("key").when_matched_update_all().when_not_matched_insert_all()
-                    written = merge.execute(fresh)
-                else:
-                    written = table.add(fresh)
-                self._keys.wrote(keys, written.version)
+            if self._keys.may_hold(table, keys):
+                merge = table.merge_insert("key").when_matched_update_all().when_not_matched_insert_all()
+                written = merge.execute(fresh)
+            else:
+                written = table.add(fresh)
+            self._keys.wrote(keys, written.version)
 
     def get(self, keys: Sequence[str], *, vectors: bool = False) -> dict[str, VectorRecord]:
         """Return records by key; an absent one is left out."""
