@@ -5,7 +5,7 @@
 CORPUS is a folder of text and Markdown files. Everybody cuts into chunks of up to 1,000 characters, embeds with
 ragctl's `hashing` (2,048 dimensions) and writes to LanceDB. ragctl's seconds are those of the whole command, from the
 start of the process to its exit, its text index and ledger among them; the peers' leave their imports out, and they
-make neither. The best of the repetitions counts, for each.
+make no text index. The best of the repetitions counts, for each.
 """
 
 from __future__ import annotations
