@@ -241,7 +241,6 @@ def _install(step: _Steps, job: Job) -> None:
     remote_ledger.SHARE = 1e9  # how long a publication takes does not count
     hashing.HashingEmbedder.cpu_bound = job.get("embeds_in_workers", True)
     workers._start = _start_thread  # the stand-in is no process
-    workers.prepare = lambda: None  # nor is one forked from
     workers.prepare = lambda: None  # so there is none to fork it from
     for name in ("put", "delete", "create", "finish"):
         for store in (local.LocalStore, s3vectors.S3VectorsStore):

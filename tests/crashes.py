@@ -70,7 +70,11 @@ class Zygote:
 
     def ingest(self, bench: Bench, **job: Any) -> Done:
         """Run `ragctl ingest` in a child."""
-        return self._do({"arguments": ["ingest", str(bench.config)], **job})
+        return self.run("ingest", str(bench.config), **job)
+
+    def run(self, *arguments: str, **job: Any) -> Done:
+        """Run any command in a child."""
+        return self._do({"arguments": arguments, **job})
 
     def ingest_and_dump(self, bench: Bench, **job: Any) -> tuple[Done, Held]:
         """Run it undisturbed, and see what index and ledger hold then; nothing where it did not end with 0."""

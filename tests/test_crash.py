@@ -18,6 +18,7 @@ from __future__ import annotations
 import logging
 import os
 import random
+import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
@@ -294,10 +295,55 @@ def kill_at_random(seed: int, store: Store, state: State) -> Callable[[Farm, Zyg
     return series
 
 
+UPKEEP = {"repair": ("verify", "--full", "--repair"), "rebuild": ("ledger", "rebuild")}
+
+
+def kill_upkeep(name: str, store: Store) -> Callable[[Farm, Zygote], Outcome]:
+    """Kill, at each step, the repair of an index whose ledger is of an earlier day, or the making of a lost one. Then
+    the same command and an ingest, undisturbed, must lead to where all is as it should be.
+    """
+
+    def series(farm: Farm, zygote: Zygote) -> Outcome:
+        bench = farm.bench(f"{name}-{store}", store, "local")
+        state, earlier = bench.folder / "state", bench.folder / "earlier"
+        one = Series(farm, zygote, bench)
+        one.ingest(A)
+        shutil.copytree(state, earlier)
+        one.ingest(B)
+
+        def upkeep(**job: Any) -> Done:
+            one.outcome.runs += 1
+            return zygote.run(*UPKEEP[name], str(bench.config), **job)
+
+        def damage() -> None:
+            shutil.rmtree(state)
+            if name == "repair":
+                shutil.copytree(earlier, state)
+
+        damage()
+        whole = upkeep()
+        assert whole.status == 0, zygote.log.read_text()[-3_000:]
+        for step in numbered(whole.steps):
+            damage()
+            done = upkeep(kill={"step": step[0], "nth": step[1]})
+            one.outcome.kills += done.status == KILLED
+            one.outcome.steps.append(step)
+            again = upkeep()
+            if again.status != 0:
+                one.outcome.problems.append(f"{name} after a kill at {step} ended with {again.status}")
+            one.converge(B, f"{name}, a kill at {step}")
+        return one.outcome
+
+    return series
+
+
 SERIES: dict[str, Callable[[Farm, Zygote], Outcome]] = {}
 for _store, _state in PAIRS:
     SERIES[f"change-{_store}-{_state}"] = kill_changes(_store, _state)
     SERIES[f"first-{_store}-{_state}"] = kill_first_runs(_store, _state)
+for _upkeep in UPKEEP:
+    for _store in ("local", "s3vectors"):
+        SERIES[f"{_upkeep}-{_store}"] = kill_upkeep(_upkeep, _store)
 for _round in range(ROUNDS):
     _seed = SEED + _round
     SERIES[f"random-{_seed}"] = kill_at_random(_seed, *PAIRS[_round % len(PAIRS)])
@@ -339,6 +385,15 @@ def test_killed_at_any_step(outcomes: dict[str, Future[Outcome]], series: str) -
     assert outcome.kills >= 0.9 * len(outcome.steps) > 0
     if "CRASH_STEP" not in os.environ:
         assert expected_steps(series) <= {name for name, _ in outcome.steps}
+
+
+@pytest.mark.parametrize("series", [*named("repair"), *named("rebuild")])
+def test_killed_while_putting_right(outcomes: dict[str, Future[Outcome]], series: str) -> None:
+    """A repair, or the rebuilding of a ledger, that is killed at any step leaves what the next one puts right."""
+    outcome = outcomes[series].result()
+    log.info("%s: %d kills, %d runs", series, outcome.kills, outcome.runs)
+    assert outcome.problems == []
+    assert outcome.kills >= 0.9 * len(outcome.steps) > 0
 
 
 @pytest.mark.parametrize("series", named("random"))
