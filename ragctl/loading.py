@@ -36,6 +36,7 @@ PATHS: tuple[Where, ...] = (
     ("state",),
     ("runs",),
 )
+HIDDEN = "*" * 10  # as pydantic shows a secret
 _VARIABLE = re.compile(r"\$(?:\$|\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\})")
 
 
@@ -354,12 +355,19 @@ def _mask(value: Any) -> Any:
         return {key: _mask(item) for key, item in value.items()}
     if isinstance(value, list):
         return [_mask(item) for item in value]
-    return _mask_url(value) if isinstance(value, str) and "://" in value and "@" in value else value
+    return _mask_url(value) if isinstance(value, str) and "://" in value else value
 
 
 def _mask_url(url: str) -> str:
-    parts = urlsplit(url)
-    if parts.password is None:
-        return url
-    host = parts.netloc.rpartition("@")[2]
-    return urlunsplit(parts._replace(netloc=f"{parts.username}:**********@{host}"))
+    """The address without its password, and without what its query says, in which a key or token may stand."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return HIDDEN  # no address: nobody can say what in it is secret
+    netloc = parts.netloc
+    if parts.password is not None:
+        netloc = f"{parts.username}:{HIDDEN}@{netloc.rpartition('@')[2]}"
+    entries = (entry.partition("=") for entry in parts.query.split("&"))
+    query = "&".join(f"{name}={HIDDEN}" if given else name for name, given, _ in entries)
+    shown = parts._replace(netloc=netloc, query=query)
+    return url if shown == parts else urlunsplit(shown)

@@ -223,6 +223,25 @@ def test_secrets_are_masked(write: Write) -> None:
     assert "http://me:**********@127.0.0.1/v1" in shown
 
 
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("http://host/v1?key=s3cret&v=2", "http://host/v1?key=**********&v=**********"),
+        (
+            "postgresql://me:s3cret@host/db?password=s3cret",
+            "postgresql://me:**********@host/db?password=**********",
+        ),
+        ("https://host/?flag", "https://host/?flag"),
+        ("sqlite:///mlflow.db", "sqlite:///mlflow.db"),
+        ("http://[::1", "**********"),
+    ],
+)
+def test_a_url_is_shown_without_what_may_be_secret(write: Write, address: str, shown: str) -> None:
+    """A key or token often stands in the query; the names there are shown, the values are not."""
+    path = write(MINIMAL + f"embedding: {{kind: openai, model: m, base_url: '{address}'}}\n")
+    assert masked(load(path))["embedding"]["base_url"] == shown
+
+
 def test_reserved_metadata_keys_are_refused(write: Write) -> None:
     """A document's own "text" would overwrite the chunk's."""
     path = write("name: x\nsources: [{kind: local, name: d, path: p, metadata: {text: a}}]\n")

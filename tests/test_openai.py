@@ -376,6 +376,7 @@ def test_the_experiment_decides(start: Start, tmp_path: Path) -> None:
         ("ftp://host/v1", "is not an address such as"),
         ("http://", "is not an address such as"),
         ("http://user:sesame@host/v1", "embedding.base_url: holds a user or password"),
+        ("http://host/v1?key=sesame", 'embedding.base_url: goes on behind a "?" or "#"'),
         ("http://[::1/v1", "embedding.base_url: not an address"),
     ],
 )

@@ -358,14 +358,19 @@ def _server(section: str, settings: OpenAIEmbedding | OpenAIGeneration, *, conne
 
 
 def _checked(base_url: str, section: str) -> str:
-    """The address, if it is one that can be called and shown: http or https, a host, no password in it."""
+    """The address, if it is one that can be called and shown: http or https, a host, no password or query in it."""
     try:
         url = parse_url(base_url)
     except http.LocationParseError as error:
         raise ConfigError(f"{section}.base_url: not an address") from error
     if url.auth:
         raise ConfigError(f"{section}.base_url: holds a user or password", hint=f"use {section}.api_key")
-    if url.scheme not in ("http", "https") or not url.host or url.query or url.fragment:
+    if url.query or url.fragment:  # not shown: a key may stand there
+        raise ConfigError(
+            f'{section}.base_url: goes on behind a "?" or "#"',
+            hint=f"end it before; a key goes into {section}.api_key",
+        )
+    if url.scheme not in ("http", "https") or not url.host:
         raise ConfigError(
             f"{section}.base_url: {base_url} is not an address such as http://127.0.0.1:8080/v1"
         )
