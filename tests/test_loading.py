@@ -242,6 +242,13 @@ def test_a_url_is_shown_without_what_may_be_secret(write: Write, address: str, s
     assert masked(load(path))["embedding"]["base_url"] == shown
 
 
+def test_a_tracking_server_has_no_query(write: Write) -> None:
+    """MLflow repeats the address in its errors, so no token may stand there."""
+    said = message(write(MINIMAL), "tracking.uri=http://host/?token=s3cret")
+    assert "tracking.uri: string should match pattern" in said
+    assert "s3cret" not in said
+
+
 def test_reserved_metadata_keys_are_refused(write: Write) -> None:
     """A document's own "text" would overwrite the chunk's."""
     path = write("name: x\nsources: [{kind: local, name: d, path: p, metadata: {text: a}}]\n")
