@@ -234,7 +234,7 @@ class Tracking(Section):
 
     uri: str = Field(
         pattern=r"^(sqlite:///.|https?://[^?#]+$|arn:aws(-us-gov)?:sagemaker:[a-z0-9-]+:\d{12}:mlflow-(tracking-server|app)/.)",
-        description="sqlite:///FILE, http://HOST:PORT or the ARN of a SageMaker tracking server.",
+        description="sqlite:///FILE, http://HOST:PORT without a query, or the ARN of a SageMaker tracking server.",
     )
     experiment: str = "ragctl"
 

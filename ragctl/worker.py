@@ -304,4 +304,5 @@ def _cpu_embedder(experiment: Experiment) -> HashingEmbedder | None:
         return None
     from ragctl.adapters.hashing import HashingEmbedder
 
-    return HashingEmbedder.from_config(experiment)
+    embedder = HashingEmbedder.from_config(experiment)
+    return embedder if embedder.cpu_bound else None

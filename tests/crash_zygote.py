@@ -240,6 +240,8 @@ def _install(step: _Steps, job: Job) -> None:
     remote_ledger.PUBLISH_EVERY_S = job.get("publish_every_s", 0.0)
     remote_ledger.SHARE = 1e9  # how long a publication takes does not count
     hashing.HashingEmbedder.cpu_bound = job.get("embeds_in_workers", True)
+    if not hashing.HashingEmbedder.cpu_bound:
+        _forbid_vectors_of_workers()
     workers._start = _start_thread  # the stand-in is no process
     workers.prepare = lambda: None  # so there is none to fork it from
     for name in ("put", "delete", "create", "finish"):
@@ -265,6 +267,17 @@ def _wrap(owner: Any, name: str, step: Callable[[str], None], called: str) -> No
         return result
 
     setattr(owner, name, stepping)
+
+
+def _forbid_vectors_of_workers() -> None:
+    """Have a run fail whose workers make vectors although the embedder is to be called beside them."""
+    embed = Workshop.embed
+
+    @wraps(embed)
+    def nothing(self: Workshop, items: Any) -> None:
+        assert embed(self, items) is None
+
+    Workshop.embed = nothing  # type: ignore[method-assign]
 
 
 def _wrap_transactions(step: Callable[[str], None]) -> None:

@@ -42,7 +42,7 @@ ENVIRONMENT = {
     # Its native code logs to stderr, where warnings of its own making would stand among our messages.
     "LANCEDB_LOG": "error",
     "LANCE_DEFAULT_IO_BUFFER_SIZE": str(32 * 2**20),  # bytes read ahead of whoever scans
-    "LANCE_DEFAULT_BATCH_SIZE": "1024",  # rows read at once, of 8 KB or more each
+    "LANCE_DEFAULT_BATCH_SIZE": "1024",  # rows read at once, of 8 KB each where a vector has 2,048 numbers
     "LANCE_SHUFFLE_BATCH_BYTES": str(8 * 2**20),  # of vectors sorted at once while an index is built
     # Its own choice leaves two cores to others, and of two that is one: a text index took nearly twice as long.
     "LANCE_CPU_THREADS": str(max(2, (os.cpu_count() or 2) - 2)),
