@@ -15,8 +15,9 @@ from ragctl.sampling import ZERO, Amount, File, Sample
 
 if TYPE_CHECKING:
     from ragctl.adapters.base import VectorStore
-    from ragctl.ingest import Progress, Work
+    from ragctl.ingest import Progress
     from ragctl.manifest import Failure, Ledger
+    from ragctl.planning import Plan
 
 KNOWN_RECORDS: Final = 100  # of the index, looked at to know the size of what is already there
 
@@ -69,31 +70,31 @@ class Before:
 
 
 def figures(
-    rehearsal: Rehearsal, work: Work, sampling: Sampling | None, progress: Progress, tick: Tick
+    rehearsal: Rehearsal, plan: Plan, sampling: Sampling | None, progress: Progress, tick: Tick
 ) -> Figures:
     """Rehearse the plan; `sampling` None: every file, however many there are."""
     before = Before.of(rehearsal)
     bounds = sampling or Sampling(2**63, 2**63)
-    sample = Sample(_files(work), most_files=bounds.files, most_bytes=bounds.size)
+    sample = Sample(_files(plan), most_files=bounds.files, most_bytes=bounds.size)
     if sample.is_whole:
-        return _counted(rehearsal, work, before, rehearsal.run(work, None, progress, tick))
-    sample.draw(_files(work))
-    return _estimated(rehearsal, work, before, progress, tick, sample)
+        return _counted(rehearsal, plan, before, rehearsal.run(plan, None, progress, tick))
+    sample.draw(_files(plan))
+    return _estimated(rehearsal, plan, before, progress, tick, sample)
 
 
-def _files(work: Work) -> Iterator[File]:
-    files = (todo.task.file for todo in work.todos())
+def _files(plan: Plan) -> Iterator[File]:
+    files = (todo.task.file for todo in plan.todos())
     return (File(file.id, suffix(file.id), file.size) for file in files)
 
 
 # --- counted ---------------------------------------------------------------------------------------------
 
 
-def _counted(rehearsal: Rehearsal, work: Work, before: Before, done: Rehearsed) -> Figures:
+def _counted(rehearsal: Rehearsal, plan: Plan, before: Before, done: Rehearsed) -> Figures:
     """Exact, but for the sizes of what was in the index before."""
     ledger, counts, exact = rehearsal.ledger, done.counts, Amount.exact
-    gone = [*done.vanished, *(row.id for row in work.vanished())]
-    ledger.forget(gone, work.vanished_files())
+    gone = [*done.vanished, *(row.id for row in plan.vanished())]
+    ledger.forget(gone, plan.vanished_files())
     chunks = {
         "written": exact(done.total.records),
         "embedded": exact(done.texts),
@@ -104,7 +105,7 @@ def _counted(rehearsal: Rehearsal, work: Work, before: Before, done: Rehearsed) 
         documents={
             "added": exact(counts.added),
             "changed": exact(counts.changed),
-            "unchanged": exact(counts.unchanged + work.planned.keep_documents),
+            "unchanged": exact(counts.unchanged + plan.planned.keep_documents),
             "deleted": exact(len(gone)),
             "failed": exact(counts.failed),
             "empty": exact(counts.empty),
@@ -141,13 +142,13 @@ class _FileTally:
 
 
 def _estimated(
-    rehearsal: Rehearsal, work: Work, before: Before, progress: Progress, tick: Tick, sample: Sample
+    rehearsal: Rehearsal, plan: Plan, before: Before, progress: Progress, tick: Tick, sample: Sample
 ) -> Figures:
     """With intervals; texts that stand in several documents are only known to be the same within the sample."""
     ledger = rehearsal.ledger
-    touched = _chunks_of_steps(ledger, work)
+    touched = _chunks_of_steps(ledger, plan)
     old = {row.id for id_ in sample.drawn for row in ledger.documents(id_)}
-    done = rehearsal.run(work, sample.drawn, progress, tick)
+    done = rehearsal.run(plan, sample.drawn, progress, tick)
     rows = {id_: _tally_of(ledger, id_, done, old) for id_ in sample.drawn}
     for failure in done.failures:
         rows[failure.file].fates["failed"] += 1
@@ -158,7 +159,7 @@ def _estimated(
     total = Amount.exact(before.chunks - touched) + found
     chunks = {"written": written, "embedded": embedded, "total": total}
     return Figures(
-        documents=_documents(work, sample, rows),
+        documents=_documents(plan, sample, rows),
         chunks=chunks,
         tokens=embedded.times(done.tokens / texts),
         stored=sample.total({id_: row.tally.stored for id_, row in rows.items()}) + _staying(chunks, before),
@@ -193,7 +194,7 @@ def _fate(document: str, keys: Sequence[str], was_put: bool, old: Collection[str
     return "changed" if was_put else "unchanged"
 
 
-def _documents(work: Work, sample: Sample, rows: Mapping[str, _FileTally]) -> dict[str, Amount]:
+def _documents(plan: Plan, sample: Sample, rows: Mapping[str, _FileTally]) -> dict[str, Amount]:
     """Documents by what becomes of them. A file that holds no records is one document, so new ones of those are
     known in number, but for the few that turn out to be empty or not to be read.
     """
@@ -201,13 +202,13 @@ def _documents(work: Work, sample: Sample, rows: Mapping[str, _FileTally]) -> di
         fate: sample.total({id_: row.fates[fate] for id_, row in rows.items()})
         for fate in ("added", "changed", "unchanged", "deleted", "failed", "empty")
     }
-    new = {todo.task.file.id for todo in work.todos() if todo.row is None and _is_plain(todo.task.file.id)}
+    new = {todo.task.file.id for todo in plan.todos() if todo.row is None and _is_plain(todo.task.file.id)}
     lost = {id_: row.fates["failed"] + row.fates["empty"] for id_, row in rows.items() if id_ in new}
     in_records = {id_: row.fates["added"] for id_, row in rows.items() if id_ not in new}
     return found | {
         "added": Amount.exact(len(new)) - sample.total(lost) + sample.total(in_records),
-        "unchanged": found["unchanged"] + Amount.exact(work.planned.keep_documents),
-        "deleted": found["deleted"] + Amount.exact(work.planned.delete_documents),
+        "unchanged": found["unchanged"] + Amount.exact(plan.planned.keep_documents),
+        "deleted": found["deleted"] + Amount.exact(plan.planned.delete_documents),
     }
 
 
@@ -215,9 +216,9 @@ def _is_plain(file_id: str) -> bool:
     return suffix(file_id) not in RECORD_FORMATS
 
 
-def _chunks_of_steps(ledger: Ledger, work: Work) -> int:
+def _chunks_of_steps(ledger: Ledger, plan: Plan) -> int:
     """Chunks of all files that are not simply kept."""
-    files = [*(todo.task.file.id for todo in work.todos() if todo.row), *work.vanished_files()]
+    files = [*(todo.task.file.id for todo in plan.todos() if todo.row), *plan.vanished_files()]
     return sum(len(row.keys) for file_id in files for row in ledger.documents(file_id))
 
 

@@ -15,7 +15,8 @@ from ragctl.chunking import token_counter
 from ragctl.errors import CredentialsError, RagctlError, ServiceError
 from ragctl.figures import Figures, Sampling, figures
 from ragctl.guard import DeleteGuard
-from ragctl.ingest import IngestOptions, Planned, Progress, Work, forget_lost, list_sources
+from ragctl.ingest import Progress, forget_lost, list_sources
+from ragctl.planning import Plan, Planned
 from ragctl.rehearsal import CountingEmbedder, Rehearsal, scratch_ledger
 from ragctl.sampling import Amount
 from ragctl.saved_plan import World
@@ -24,7 +25,7 @@ from ragctl.tenancy import Registry, has_index_each, of_tenant
 if TYPE_CHECKING:
     from ragctl.adapters.base import Embedder, IndexInfo, VectorStore
     from ragctl.config import Experiment
-    from ragctl.manifest import Listing
+    from ragctl.planning import Listing
     from ragctl.state import State
 
 UNKNOWN_DIMENSION: Final = (
@@ -131,8 +132,8 @@ def _of_index(
             indexes.refuse_other_settings(info, spec)
         forget_lost(ledger, store, info)
         prints = fingerprints.of_sources(experiment)
-        with closing(Work(ledger, listing, prints, IngestOptions())) as work:
-            guard.expect(index, work.planned.delete_documents, ledger.counts()[0])
+        with closing(Plan(ledger, listing, prints)) as plan:
+            guard.expect(index, plan.planned.delete_documents, ledger.counts()[0])
             rehearsal = Rehearsal(
                 experiment,
                 ledger,
@@ -143,9 +144,9 @@ def _of_index(
                 count_tokens=token_counter(experiment.chunking),
                 cache=_cache(experiment, embedder),
             )
-            found = figures(rehearsal, work, sampling, progress, tick)
+            found = figures(rehearsal, plan, sampling, progress, tick)
             limit = store.limits.vectors_per_second
-            return Forecast(index, work.planned, found, dimension, limit, world, tuple(notes))
+            return Forecast(index, plan.planned, found, dimension, limit, world, tuple(notes))
 
 
 def _look(store: VectorStore, notes: list[str]) -> IndexInfo | None:

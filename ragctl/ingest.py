@@ -6,7 +6,7 @@ import logging
 import sqlite3
 import tempfile
 import threading
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,16 +17,16 @@ from ragctl import fingerprints, indexes, repeats, workers
 from ragctl.errors import Refused
 from ragctl.guard import DeleteGuard
 from ragctl.lease import hold
-from ragctl.manifest import Failure, Ledger, Listing, Step, copy_ledger, plan
+from ragctl.manifest import Failure, Ledger, copy_ledger
 from ragctl.pipeline import Pipeline
+from ragctl.planning import Listing, Plan, Planned
 from ragctl.remote_ledger import RemoteLedger
 from ragctl.reuse import KnownTexts
 from ragctl.settling import delete_keys
 from ragctl.spending import IngestBill
 from ragctl.state import LocalState
 from ragctl.tenancy import has_index_each
-from ragctl.under_way import Counts, Services, Todo
-from ragctl.worker import Task
+from ragctl.under_way import Counts, Services
 
 if TYPE_CHECKING:
     from ragctl.adapters.base import IndexInfo, VectorStore
@@ -48,18 +48,6 @@ class IngestOptions:
     only_failed: bool = False  # files with failures, and no others
     wait_s: float = 0.0  # for the lease
     saved: SavedPlan | None = None  # the plan that the run must still be like
-
-
-@dataclass(frozen=True, slots=True)
-class Planned:
-    """What a run would do, in files; `delete_documents` counts documents."""
-
-    add: int
-    check: int
-    keep: int
-    keep_documents: int
-    delete: int
-    delete_documents: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,24 +232,24 @@ class _Run:
         s = self._s
         repeated = repeats.so_far()
         restored = self._match_index()
-        work = Work(s.ledger, listing, s.fingerprints, self._options)
-        self._refuse_mass_delete(work.planned.delete_documents)
+        plan = _plan(s.ledger, listing, s.fingerprints, self._options)
+        self._refuse_mass_delete(plan.planned.delete_documents)
         counts = self._progress.counts
-        counts.seen += work.planned.keep_documents
-        counts.unchanged += work.planned.keep_documents
+        counts.seen += plan.planned.keep_documents
+        counts.unchanged += plan.planned.keep_documents
         before = counts.written + counts.removed
-        self._progress.files = work.planned.add + work.planned.check
+        self._progress.files = plan.planned.add + plan.planned.check
         self._clean()  # what a run that was killed left behind
-        known = KnownTexts(key for row in work.vanished() for key in row.keys)
+        known = KnownTexts(key for row in plan.vanished() for key in row.keys)
         pipeline = self._progress.pipeline = Pipeline(
             s, counts, known, self._progress.stopping, self._progress.bill, files=self._progress.files
         )
         if self._progress.files:
-            with closing(work.todos()) as todos:  # which reads the ledger as long as it is open
+            with closing(plan.todos()) as todos:  # which reads the ledger as long as it is open
                 pipeline.run(todos, tick)
         interrupted = self._progress.stopping.is_set()
         if not (interrupted or pipeline.gave_up or self._progress.bill.is_spent):
-            self._prune(work, pipeline)
+            self._prune(plan, pipeline)
         self._clean()
         if counts.written + counts.removed > before:
             s.store.finish()
@@ -270,7 +258,7 @@ class _Run:
         counts.throttles += repeated.throttles  # beside those that reached the pipeline
         counts.retries += repeated.retries
         documents, chunks = s.ledger.counts()
-        work.close()
+        plan.close()
         known.close()
         return IngestResult(
             self._experiment.store.index,
@@ -281,7 +269,7 @@ class _Run:
             pipeline.seconds,
             sorted(pipeline.failures, key=lambda failure: failure.document),  # they come in any order
             interrupted,
-            work.planned,
+            plan.planned,
             restored,
             bill=self._progress.bill,
             gave_up=pipeline.gave_up,
@@ -314,15 +302,15 @@ class _Run:
             before = float(self._s.ledger.meta("chunking_seconds") or 0)
             self._s.ledger.set_meta(chunking_seconds=f"{before + seconds:.3f}")
 
-    def _prune(self, work: Work, pipeline: Pipeline) -> None:
+    def _prune(self, plan: Plan, pipeline: Pipeline) -> None:
         """Delete the documents that the sources no longer have."""
         s = self._s
-        gone = pipeline.vanished + [row.id for row in work.vanished()]
-        if not gone and not work.planned.delete:
+        gone = pipeline.vanished + [row.id for row in plan.vanished()]
+        if not gone and not plan.planned.delete:
             return
         self._refuse_mass_delete(len(gone))
         self._progress.counts.deleted += len(gone)
-        s.ledger.forget(gone, work.vanished_files())
+        s.ledger.forget(gone, plan.vanished_files())
         s.ledger.settle([], pipeline.shrunk, [])
 
     def _refuse_mass_delete(self, deleted: int) -> None:
@@ -337,71 +325,9 @@ class _Run:
             self._progress.counts.removed += delete_keys(self._s, loose)
 
 
-class Work:
-    """The steps of a plan that are not "keep", in a temporary database that goes to disk when it is large."""
-
-    def __init__(
-        self, ledger: Ledger, listing: Listing, fingerprint: dict[str, str] | Any, options: IngestOptions
-    ) -> None:
-        self._ledger = ledger
-        self._listing = listing
-        self._failed = {failure.file for failure in ledger.failures()} if options.only_failed else None
-        self._db = sqlite3.connect("", check_same_thread=False)
-        self._db.execute("CREATE TABLE steps (id TEXT PRIMARY KEY, action TEXT, whole INTEGER) WITHOUT ROWID")
-        self._fingerprints = fingerprint
-        self.planned = self._fill(plan(ledger.files(), listing, fingerprint, checksum=options.checksum))
-
-    def _fill(self, steps: Iterator[Step]) -> Planned:
-        counts = {"add": 0, "check": 0, "keep": 0, "delete": 0}
-        kept = lost = 0
-        for step in steps:
-            action = step.action
-            if self._failed is not None and step.id not in self._failed and action != "keep":
-                continue
-            counts[action] += 1
-            if action == "keep":
-                assert step.row is not None
-                kept += step.row.documents
-                continue
-            if action == "delete":
-                lost += sum(1 for _ in self._ledger.documents(step.id))
-            self._db.execute("INSERT INTO steps VALUES (?, ?, ?)", (step.id, action, 0))
-        return Planned(counts["add"], counts["check"], counts["keep"], kept, counts["delete"], lost)
-
-    def todos(self) -> Generator[Todo]:
-        """The files to work through, with what the ledger knows of each. Used by one thread at a time."""
-        reader = Ledger(self._ledger.path)
-        try:
-            ids = self._db.execute(
-                "SELECT id, action FROM steps WHERE action IN ('add', 'check') ORDER BY id"
-            )
-            for file_id, action in ids:
-                file = self._listing.file(file_id)
-                if action == "add":
-                    yield Todo(Task(file), None)
-                    continue
-                row = reader.file(file_id)
-                documents = list(reader.documents(file_id))
-                same = row is not None and row.done and row.fingerprint == self._fingerprints[file.source]
-                keys = frozenset(key for document in documents if document.done for key in document.keys)
-                yield Todo(Task(file, row.content_hash if row and same else None, keys), row)
-        finally:
-            reader.close()
-
-    def vanished_files(self) -> list[str]:
-        """Files that the sources no longer have."""
-        return [
-            row[0] for row in self._db.execute("SELECT id FROM steps WHERE action = 'delete' ORDER BY id")
-        ]
-
-    def vanished(self) -> Iterator[Any]:
-        """The documents of those files."""
-        for file_id in self.vanished_files():
-            yield from list(self._ledger.documents(file_id))
-
-    def close(self) -> None:
-        self._db.close()
-        self._listing.close()
+def _plan(ledger: Ledger, listing: Listing, settings: Mapping[str, str], options: IngestOptions) -> Plan:
+    failed = {failure.file for failure in ledger.failures()} if options.only_failed else None
+    return Plan(ledger, listing, settings, checksum=options.checksum, only=failed)
 
 
 def list_sources(experiment: Experiment) -> Listing:
@@ -466,8 +392,8 @@ def _dry_run(
     listing: Listing,
     guard: DeleteGuard,
 ) -> IngestResult:
-    work = Work(ledger, listing, fingerprints.of_sources(experiment), options)
-    planned = work.planned
+    plan = _plan(ledger, listing, fingerprints.of_sources(experiment), options)
+    planned = plan.planned
     documents, chunks = ledger.counts()
     guard.expect(experiment.store.index, planned.delete_documents, documents)
     guard.check()
@@ -478,7 +404,7 @@ def _dry_run(
         unchanged=planned.keep_documents,
         deleted=planned.delete_documents,
     )
-    work.close()
+    plan.close()
     index = experiment.store.index
     return IngestResult(
         index, counts, documents, chunks, monotonic() - start, {}, [], planned=planned, dry_run=True

@@ -1,4 +1,4 @@
-"""The ledger: what is indexed, per index, in one SQLite file; and `plan`, which compares it with a listing.
+"""The ledger: what is indexed, per index, in one SQLite file.
 
 SQLite because the ledger of a million documents must load in seconds, be compared in bounded memory and be saved
 after every batch without being rewritten. A save is a transaction: whole or not at all, also after a kill.
@@ -10,19 +10,14 @@ they are replaced. So whenever a run dies, what must be deleted is known.
 
 from __future__ import annotations
 
-import json
-import os
 import sqlite3
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal
 
 from ragctl.errors import LeaseLost, StateError
-from ragctl.records import SourceFile
-from ragctl.tenancy import tenant_of
 
 SCHEMA_VERSION = "1"
 
@@ -85,138 +80,12 @@ class Failure:
     updated: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
-    """What a run has to do about one file. "check": stamp or settings differ, so the content must be looked at."""
-
-    action: Literal["add", "check", "keep", "delete"]
-    id: str
-    file: SourceFile | None  # None for "delete"
-    row: FileRow | None  # None for "add"
-
-
-def plan(
-    recorded: Iterable[FileRow],
-    wanted: Iterable[SourceFile],
-    fingerprints: Mapping[str, str],
-    *,
-    checksum: bool = False,
-) -> Iterator[Step]:
-    """One step a file, from two streams that are both sorted by id; nothing is held.
-
-    `fingerprints` gives each source's settings; `checksum` looks into every file whatever its stamp.
-    """
-    rows, files = iter(recorded), iter(wanted)
-    row, file = next(rows, None), next(files, None)
-    while row or file:
-        if file and (row is None or file.id < row.id):
-            yield Step("add", file.id, file, None)
-            file = next(files, None)
-        elif row and (file is None or row.id < file.id):
-            yield Step("delete", row.id, None, row)
-            row = next(rows, None)
-        elif row and file:
-            same = not checksum and _unchanged(row, file, fingerprints[file.source])
-            yield Step("keep" if same else "check", file.id, file, row)
-            row, file = next(rows, None), next(files, None)
-
-
-def _unchanged(row: FileRow, file: SourceFile, fingerprint: str) -> bool:
-    return row.done and (row.size, row.stamp, row.fingerprint) == (file.size, file.stamp, fingerprint)
-
-
 def _file_row(row: tuple[str, int, str, str, str, int, int, str]) -> FileRow:
     return FileRow(row[0], row[1], row[2], row[3], row[4], row[5], bool(row[6]), row[7])
 
 
 def _document_row(row: tuple[str, str, str, str, str, int, str]) -> DocumentRow:
     return DocumentRow(row[0], row[1], row[2], row[3], tuple(row[4].split()), bool(row[5]), row[6])
-
-
-_LISTED = "SELECT id, location, size, stamp, source, metadata FROM files"
-
-
-def _source_file(row: tuple[str, bytes, int, str, str, str]) -> SourceFile:
-    return SourceFile(
-        row[0], os.fsdecode(row[1]), row[2], row[3], row[4], json.loads(row[5]) if row[5] != "{}" else {}
-    )
-
-
-class Listing:
-    """The files of all sources in order of id, in a temporary database that goes to disk when it is large.
-
-    `tenant_key`: the metadata key that names a file's tenant, where the files of each are wanted apart.
-    """
-
-    def __init__(self, tenant_key: str | None = None) -> None:
-        self._tenant_key = tenant_key
-        self._db = sqlite3.connect(
-            "", check_same_thread=False
-        )  # private, deleted when closed (sqlite.org/inmemorydb.html)
-        self._db.execute(
-            "CREATE TABLE files (id TEXT PRIMARY KEY, location BLOB, size INTEGER, stamp TEXT, source TEXT, "
-            "metadata TEXT, tenant TEXT) WITHOUT ROWID"
-        )
-        if tenant_key is not None:
-            self._db.execute("CREATE INDEX files_of_tenant ON files (tenant, id)")
-
-    def add(self, files: Iterable[SourceFile]) -> None:
-        """Take in the files of a source. Raises sqlite3.IntegrityError when an id is there already."""
-        key = self._tenant_key
-        rows = (
-            (
-                file.id,
-                os.fsencode(file.location),  # a name that is not UTF-8 is no text to SQLite
-                file.size,
-                file.stamp,
-                file.source,
-                json.dumps(dict(file.metadata)) if file.metadata else "{}",
-                tenant_of(file.metadata, key) if key is not None else None,
-            )
-            for file in files
-        )
-        self._db.executemany("INSERT INTO files VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
-
-    def file(self, file_id: str) -> SourceFile:
-        """The listed file `file_id`."""
-        return _source_file(self._db.execute(f"{_LISTED} WHERE id = ?", (file_id,)).fetchone())
-
-    def tenants(self) -> list[str]:
-        """Every tenant that has a file, sorted."""
-        rows = self._db.execute("SELECT DISTINCT tenant FROM files WHERE tenant IS NOT NULL ORDER BY tenant")
-        return [row[0] for row in rows]
-
-    def of(self, tenant: str | None) -> Listing:
-        """The files of one tenant, or those that have none; over the same database, which stays open for others."""
-        return _Part(self._db, tenant)
-
-    def __iter__(self) -> Iterator[SourceFile]:
-        return (_source_file(row) for row in self._db.execute(f"{_LISTED} ORDER BY id"))
-
-    def __len__(self) -> int:
-        return int(self._db.execute("SELECT count(*) FROM files").fetchone()[0])
-
-    def close(self) -> None:
-        self._db.close()
-
-
-class _Part(Listing):
-    """What `Listing.of` gives."""
-
-    def __init__(self, db: sqlite3.Connection, tenant: str | None) -> None:
-        self._db = db
-        self._tenant = (tenant,)
-
-    def __iter__(self) -> Iterator[SourceFile]:
-        rows = self._db.execute(f"{_LISTED} WHERE tenant IS ? ORDER BY id", self._tenant)
-        return (_source_file(row) for row in rows)
-
-    def __len__(self) -> int:
-        found = self._db.execute("SELECT count(*) FROM files WHERE tenant IS ?", self._tenant)
-        return int(found.fetchone()[0])
-
-    def close(self) -> None:
-        """Nothing is ours."""
 
 
 class Ledger:
@@ -232,7 +101,7 @@ class Ledger:
         self._fence = fence
         with self._errors(), ExitStack() as undo:
             if fence is None:
-                self._db = sqlite3.connect(f"file:{path}?mode=ro", uri=True, check_same_thread=False)
+                self._db = sqlite3.connect(_address(path, "ro"), uri=True, check_same_thread=False)
             else:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
@@ -294,6 +163,11 @@ class Ledger:
             row = self._db.execute("SELECT count(*), coalesce(sum(chunks), 0) FROM documents").fetchone()
         return int(row[0]), int(row[1])
 
+    def documents_of_files(self) -> int:
+        """How many documents the files say that they have, each as it was when it was last worked through."""
+        with self._errors():
+            return int(self._db.execute("SELECT ifnull(sum(documents), 0) FROM files").fetchone()[0])
+
     def failures(self) -> list[Failure]:
         with self._errors():
             rows = self._db.execute(
@@ -304,19 +178,36 @@ class Ledger:
     def sample_keys(self, limit: int) -> list[str]:
         """Keys of up to `limit` documents spread over the ledger, one of each."""
         with self._errors():
-            total = self.counts()[0]
-            step = max(1, total // limit)
-            rows = self._db.execute(
-                "SELECT keys FROM (SELECT keys, row_number() OVER (ORDER BY id) AS n FROM documents WHERE chunks > 0) "
-                "WHERE n % ? = 0 LIMIT ?",
-                (step, limit),
-            )
-            return [row[0].split(None, 1)[0] for row in rows]
+            skipped = max(1, self.counts()[0] // limit) - 1
+            keys: list[str] = []
+            last = ""
+            while len(keys) < limit:  # a window function would take ten times as long
+                row = self._db.execute(
+                    "SELECT id, keys FROM documents WHERE id > ? AND chunks > 0 ORDER BY id LIMIT 1 OFFSET ?",
+                    (last, skipped),
+                ).fetchone()
+                if row is None:
+                    break
+                last = row[0]
+                keys.append(row[1].split(None, 1)[0])
+            return keys
 
     def loose(self, limit: int) -> list[str]:
         """Up to `limit` keys that may be in the store and that no document vouches for."""
         with self._errors():
             return [row[0] for row in self._db.execute("SELECT key FROM loose LIMIT ?", (limit,))]
+
+    @contextmanager
+    def attached(self, db: sqlite3.Connection) -> Iterator[None]:
+        """Let another connection, one that takes addresses as URIs, read the ledger's tables as `ledger.files` and so
+        on. Nothing may be written to the ledger while it does.
+        """
+        with self._errors():
+            db.execute("ATTACH DATABASE ? AS ledger", (_address(self.path, "ro"),))
+            try:
+                yield
+            finally:
+                db.execute("DETACH DATABASE ledger")
 
     # --- writing -----------------------------------------------------------------------------------------
 
@@ -507,11 +398,16 @@ class Ledger:
         return _sqlite_errors(self.place)
 
 
+def _address(path: Path, mode: str) -> str:
+    """A file as SQLite takes it with a mode, whatever signs its name has."""
+    return f"{path.absolute().as_uri()}?mode={mode}"
+
+
 def copy_ledger(path: Path, target: Path) -> None:
     """Copy a ledger that another process may be writing, or was killed writing: what its last save left."""
     with (
         _sqlite_errors(str(path)),
-        closing(sqlite3.connect(f"file:{path}?mode=rw", uri=True)) as source,
+        closing(sqlite3.connect(_address(path, "rw"), uri=True)) as source,
         closing(sqlite3.connect(target)) as copy,
     ):
         source.backup(copy)

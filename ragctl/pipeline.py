@@ -10,7 +10,6 @@ no longer has, forget them. A document whose embedding or put fails keeps its ol
 
 from __future__ import annotations
 
-import gc
 import logging
 import queue
 import threading
@@ -44,7 +43,6 @@ log = logging.getLogger("ragctl.ingest")
 MESSAGES_AHEAD = 4  # messages of workers that may wait for the conductor
 STOP_S = 25.0  # for what is in flight when a run is told to stop
 PUT_FAILURES_IN_A_ROW = 3  # batches that fail with no success between: the store is down
-COLLECT_AFTER = 50_000  # new objects; left to itself Python looks after every 700
 
 
 class Pipeline:
@@ -120,7 +118,6 @@ class Pipeline:
         )
         self._workers = workers
         with (
-            _few_collections(),
             ThreadPoolExecutor(settings.embed_concurrency, "embed") as embedders,
             ThreadPoolExecutor(settings.put_concurrency, "put") as putters,
         ):
@@ -574,14 +571,3 @@ class Pipeline:
         self.failures.append(failure)
         self._settling.failure(failure)
         log.info("%s failed at %s: %s", document, stage, failure.error)
-
-
-@contextmanager
-def _few_collections() -> Iterator[None]:
-    """Look for cycles of garbage rarely: a run makes many objects that last for seconds, and hardly any cycle."""
-    before = gc.get_threshold()
-    gc.set_threshold(COLLECT_AFTER, *before[1:])
-    try:
-        yield
-    finally:
-        gc.set_threshold(*before)

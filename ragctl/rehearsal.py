@@ -15,10 +15,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from ragctl.ingest import Progress, Work, ledger_name
+from ragctl.ingest import Progress, ledger_name
 from ragctl.limits import check_record, metadata_size, refuse_doubles
 from ragctl.manifest import Failure, Ledger
 from ragctl.pipeline import Pipeline
+from ragctl.planning import Plan
 from ragctl.records import DOCUMENT, Embedded, VectorRecord, short_hash
 from ragctl.reuse import KnownTexts
 from ragctl.spending import stored_size
@@ -204,7 +205,7 @@ class Rehearsal:
 
     def run(
         self,
-        work: Work,
+        plan: Plan,
         chosen: Collection[str] | None = None,
         progress: Progress | None = None,
         tick: Callable[[], None] = lambda: None,
@@ -224,11 +225,11 @@ class Rehearsal:
         counts = Counts()
         if progress is not None:
             progress.counts = counts
-        known = KnownTexts(key for row in work.vanished() for key in row.keys)
+        known = KnownTexts(key for row in plan.vanished() for key in row.keys)
         pipeline = Pipeline(services, counts, known, threading.Event(), embeds=False)
         try:
-            if work.planned.add + work.planned.check:
-                with closing(work.todos()) as todos:
+            if plan.planned.add + plan.planned.check:
+                with closing(plan.todos()) as todos:
                     pipeline.run(_chosen(todos, chosen), tick)
         finally:
             known.close()

@@ -19,7 +19,8 @@ from ragctl.state import write_whole
 
 if TYPE_CHECKING:
     from ragctl.config import Experiment
-    from ragctl.manifest import Ledger, Listing
+    from ragctl.manifest import Ledger
+    from ragctl.planning import Listing
 
 SCHEMA: Final = "ragctl.plan/1"
 SHAPING: Final = {"sources", "parsing", "chunking", "embedding", "store", "tenancy", "cache"}

@@ -16,14 +16,14 @@ from ragctl.guard import DeleteGuard
 from ragctl.ingest import (
     IngestOptions,
     IngestResult,
-    Planned,
     Progress,
     ingest_index,
     lease_name,
     list_sources,
 )
 from ragctl.lease import hold
-from ragctl.manifest import Failure, Listing
+from ragctl.manifest import Failure
+from ragctl.planning import Listing, Planned
 from ragctl.tenancy import Registry, fault, has_index_each, of_tenant
 from ragctl.under_way import Counts
 

@@ -16,7 +16,7 @@ from ragctl import fingerprints, indexes, tenancy
 from ragctl.errors import Refused
 from ragctl.ingest import lease_name, list_sources, reading_ledger, writing_ledger
 from ragctl.lease import hold
-from ragctl.manifest import DocumentRow, Ledger, plan
+from ragctl.manifest import DocumentRow, Ledger
 from ragctl.records import TEXT, short_hash, stem_of
 from ragctl.tenants import strays
 from ragctl.under_way import metadata_of
@@ -25,7 +25,7 @@ from ragctl.worker import Cut, Task, Workshop
 if TYPE_CHECKING:
     from ragctl.adapters.base import Embedder, VectorStore
     from ragctl.config import Experiment
-    from ragctl.manifest import Listing
+    from ragctl.planning import Listing
     from ragctl.state import State
 
 log = logging.getLogger("ragctl.verify")
@@ -179,13 +179,9 @@ def _compare_keys(ledger: Ledger, store: VectorStore, drift: Drift) -> None:
 def _compare_files(experiment: Experiment, ledger: Ledger, listing: Listing, drift: Drift) -> list[str]:
     """Source against ledger; the files that are as they were."""
     failed = {failure.file for failure in ledger.failures()}
-    current: list[str] = []
-    for step in plan(ledger.files(), listing, fingerprints.of_sources(experiment)):
-        if step.action == "keep":
-            current.append(step.id)
-        elif step.id not in failed:
-            drift.stale.append(step.id)
-    return current
+    different = {step.id for step in listing.steps(ledger, fingerprints.of_sources(experiment))}
+    drift.stale += sorted(different - failed)
+    return [file.id for file in listing if file.id not in different]
 
 
 def _spread(items: list[str], count: int | None) -> list[str]:

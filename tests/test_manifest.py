@@ -1,26 +1,14 @@
-"""The ledger and the plan: what is indexed is never forgotten, what is gone is known."""
+"""The ledger: what is indexed is never forgotten, what is gone is known."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from ragctl.errors import LeaseLost, StateError
-from ragctl.manifest import DocumentRow, Failure, FileRow, Ledger, Listing, plan
-from ragctl.records import SourceFile
-
-SETTINGS = {"docs": "f1"}
-
-
-def file(name: str, *, size: int = 1, stamp: str = "s") -> SourceFile:
-    return SourceFile(f"docs/{name}", f"/x/{name}", size, stamp, "docs")
-
-
-def row(name: str, *, size: int = 1, stamp: str = "s", fingerprint: str = "f1", done: bool = True) -> FileRow:
-    return FileRow(f"docs/{name}", size, stamp, "h", fingerprint, 1, done)
+from ragctl.manifest import DocumentRow, Failure, Ledger
+from tests.plans import file, row, steps
 
 
 def document(name: str, *keys: str) -> DocumentRow:
@@ -30,61 +18,6 @@ def document(name: str, *keys: str) -> DocumentRow:
 @pytest.fixture
 def ledger(tmp_path: Path) -> Ledger:
     return Ledger(tmp_path / "ledger.sqlite", fence=1)
-
-
-# --- plan ------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("recorded", "wanted", "action"),
-    [
-        (None, file("a"), "add"),
-        (row("a"), None, "delete"),
-        (row("a"), file("a"), "keep"),
-        (row("a"), file("a", size=2), "check"),
-        (row("a"), file("a", stamp="t"), "check"),
-        (row("a", fingerprint="f0"), file("a"), "check"),
-        (row("a", done=False), file("a"), "check"),
-    ],
-)
-def test_each_difference_has_its_step(
-    recorded: FileRow | None, wanted: SourceFile | None, action: str
-) -> None:
-    """A file is kept only when size, stamp and settings are the same and nothing of it is missing."""
-    steps = list(plan([recorded] if recorded else [], [wanted] if wanted else [], SETTINGS))
-    assert [(step.action, step.id) for step in steps] == [(action, "docs/a")]
-
-
-def test_checksum_looks_into_every_file() -> None:
-    """An edit that keeps size and time is found on request."""
-    assert [step.action for step in plan([row("a")], [file("a")], SETTINGS, checksum=True)] == ["check"]
-
-
-names = st.lists(st.text("abc/", min_size=1, max_size=4), unique=True)
-
-
-@given(names, names)
-def test_a_plan_names_every_file_once(recorded: list[str], wanted: list[str]) -> None:
-    """Whatever was recorded and is listed, each id gets exactly the step that set arithmetic gives it."""
-    rows = sorted((row(name) for name in recorded), key=lambda r: r.id)
-    files = sorted((file(name) for name in wanted), key=lambda f: f.id)
-    steps = {step.id: step.action for step in plan(rows, files, SETTINGS)}
-    old, new = {r.id for r in rows}, {f.id for f in files}
-    assert steps == {
-        **dict.fromkeys(old - new, "delete"),
-        **dict.fromkeys(new - old, "add"),
-        **dict.fromkeys(new & old, "keep"),
-    }
-
-
-@given(names)
-def test_a_listing_gives_its_files_back_in_order(listed: list[str]) -> None:
-    """Order and metadata survive the temporary database."""
-    listing = Listing()
-    files = [SourceFile(f"docs/{n}", n, len(n), "s", "docs", {"n": len(n), "t": [n]}) for n in listed]
-    listing.add(files)
-    assert list(listing) == sorted(files, key=lambda f: f.id.encode())
-    listing.close()
 
 
 # --- ledger ----------------------------------------------------------------------------------------------
@@ -127,16 +60,15 @@ def test_a_forgotten_document_leaves_its_keys_loose(ledger: Ledger) -> None:
 def test_a_document_saved_amid_its_file_has_the_file_s_row(ledger: Ledger) -> None:
     """A run that dies before the file is through leaves nothing that the next plan does not meet."""
     ledger.settle([DocumentRow("docs/r.jsonl#1", "docs/r.jsonl", "h", "f1", ("k1",))], [], [])
-    steps = [step.action for step in plan(ledger.files(), [file("r.jsonl")], SETTINGS)]
-    assert steps == ["check"]
-    assert [step.action for step in plan(ledger.files(), [], SETTINGS)] == ["delete"]
+    assert steps(ledger, file("r.jsonl")) == [("check", "docs/r.jsonl")]
+    assert steps(ledger) == [("delete", "docs/r.jsonl")]
 
 
 def test_a_document_added_to_a_file_has_the_file_looked_at_again(ledger: Ledger) -> None:
     """A run that dies amid a file leaves a document of the new version; the file may be put back as it was."""
     ledger.settle([document("a", "k1")], [row("a")], [])
     ledger.settle([DocumentRow("docs/a#2", "docs/a", "h", "f1", ("k2",))], [], [])
-    assert [step.action for step in plan(ledger.files(), [file("a")], SETTINGS)] == ["check"]
+    assert steps(ledger, file("a")) == [("check", "docs/a")]
 
 
 def test_a_document_being_rewritten_is_looked_at_again(ledger: Ledger) -> None:
