@@ -99,6 +99,9 @@ TextLanguage = Literal["en", "fr", "es", "pt", "it", "de", "nl", "zh", "ja", "ko
 class StoreSection(Section):
     index: IndexName = Field("default", description="Name of the index.")
     metric: Literal["cosine", "euclidean"] = "cosine"
+    text_search: bool = Field(
+        True, description="Make the chunk text searchable by words; S3 Vectors: on an ENHANCED index."
+    )
     language: TextLanguage | None = Field("en", description="Language of the text search; null: no stemming.")
     non_filterable: tuple[MetadataKey, ...] = Field(
         (), max_length=5, description="More metadata keys that are only shown, never filtered by."
@@ -117,7 +120,6 @@ class S3VectorsStore(StoreSection):
 
     kind: Literal["s3vectors"]
     bucket: Annotated[str, Field(min_length=3, max_length=63, pattern=r"^[a-z0-9][a-z0-9-]*[a-z0-9]$")]
-    text_search: bool = Field(True, description="Make the chunk text searchable by words (needs ENHANCED).")
     kms_key_arn: str | None = Field(
         None, description="Full ARN of a KMS key; default: as the bucket, SSE-S3 where ragctl makes it."
     )

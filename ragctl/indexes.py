@@ -74,7 +74,7 @@ def spec_of(experiment: Experiment, embedder: Embedder) -> IndexSpec:
         metric=store.metric,
         embedder=embedder.identity,
         non_filterable=tuple(dict.fromkeys((*NON_FILTERABLE, *store.non_filterable))),
-        text_search=store.text_search if store.kind == "s3vectors" else True,
+        text_search=store.text_search,
         language=store.language,
     )
 

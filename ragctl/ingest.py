@@ -184,7 +184,9 @@ def ingest_index(
         lease = stack.enter_context(hold(state, lease_name(index), "ingest", wait_s=options.wait_s))
         ledger = stack.enter_context(writing_ledger(state, index, lease))
         if ledger.meta("created") is None:
-            workers.prepare()  # a first ingest has files to parse; to list them and to open the store takes a while
+            workers.prepare(
+                experiment
+            )  # a first ingest has files to parse; to list them and to open the store takes a while
         run = _Run(experiment, ledger, lease, options, progress, stack, guard)
         return run.work(start, tick, _listed(experiment, ledger, options, files))
 

@@ -219,12 +219,13 @@ class Ledger:
         """Whether everything that was saved is where the next run will look; a local file always is."""
         return True
 
-    def declare(self, documents: Iterable[str], keys: Iterable[str]) -> None:
-        """Before a put: these documents are being rewritten, and these keys are new to the store.
+    def declare(self, rewritten: Iterable[str], added: Iterable[str], keys: Iterable[str]) -> None:  # noqa: ARG002  a remote ledger's
+        """Before a put: these documents are being rewritten, these are new to the ledger, and these keys to the store.
 
-        Their files are not done, either: one that is put back as it was, with its old stamp, must be looked at.
+        The files of the former are not done, either: one that is put back as it was, with its old stamp, must be
+        looked at.
         """
-        ids = [(document_id,) for document_id in documents]
+        ids = [(document_id,) for document_id in rewritten]
         with self._transaction():
             self._db.executemany("UPDATE documents SET done = 0 WHERE id = ? AND done", ids)
             self._db.executemany(

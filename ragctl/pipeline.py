@@ -267,7 +267,8 @@ class Pipeline:
             file.seen.add(cut.document)
         for warning in cut.warnings:
             log.warning("%s: %s", cut.document, warning)
-        old = self._s.ledger.document(cut.document)
+        # A file without a row has no documents in the ledger.
+        old = self._s.ledger.document(cut.document) if file.row else None
         if self._is_unchanged(cut, old):
             self.counts.unchanged += 1
             return
@@ -344,7 +345,7 @@ class Pipeline:
         lookup: list[int] = []
         for i, key in enumerate(cut.keys):
             if i in made:
-                self._add_record(document, i, made[i])
+                self._add_record(document, i, made[i], shared=False)
             elif key in known:
                 stored[i] = key
             elif other := self._seen.get(stem_of(key)):
@@ -438,22 +439,24 @@ class Pipeline:
         self._calls -= 1
         future.result()
 
-    def _add_record(self, document: OpenDocument, i: int, vector: Vector) -> None:
+    def _add_record(self, document: OpenDocument, i: int, vector: Vector, *, shared: bool = True) -> None:
+        """`shared`: others may ask for the vector of this text before it is in the store."""
         if document.failed:
             self._arrived(document)
             return
         chunk = document.cut.chunks[i]
         record = VectorRecord(document.cut.keys[i], vector, self._metadata(document, chunk))
-        self._queue_record(document, record)
+        if self._queue_record(document, record) and shared:
+            self._texts.put_begins(record)
 
-    def _queue_record(self, document: OpenDocument, record: VectorRecord) -> None:
+    def _queue_record(self, document: OpenDocument, record: VectorRecord) -> bool:
         try:
             self._s.store.check(record)
         except RecordRefused as error:
             self._fail_open(document, "put", error.message)
-            return
-        self._texts.put_begins(record)
+            return False
         self._records.add(document, record)
+        return True
 
     def _metadata(self, document: OpenDocument, chunk: Chunk) -> Metadata:
         return metadata_of(self._s.experiment, document.cut, chunk)
@@ -470,8 +473,10 @@ class Pipeline:
         if not batch:
             return
         documents = {document.cut.document: document for document, _ in batch}
-        known = frozenset[str]().union(*(document.known for document in documents.values()))
-        self._s.ledger.declare(documents, (record.key for _, record in batch if record.key not in known))
+        rewritten = {name for name, document in documents.items() if document.old}
+        known = frozenset[str]().union(*(documents[name].known for name in rewritten))
+        keys = (record.key for _, record in batch if record.key not in known)
+        self._s.ledger.declare(rewritten, documents.keys() - rewritten, keys)
         records = [record for _, record in batch]
         self._bill.put(records)
         self._call("put", batch, self._write, records)

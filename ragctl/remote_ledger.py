@@ -39,9 +39,9 @@ class RemoteLedger(Ledger):
         self._take_journal()
         self.publish(force=True)
 
-    def declare(self, documents: Iterable[str], keys: Iterable[str]) -> None:
-        declared = {"documents": list(documents), "keys": list(keys)}
-        super().declare(declared["documents"], declared["keys"])
+    def declare(self, rewritten: Iterable[str], added: Iterable[str], keys: Iterable[str]) -> None:
+        declared = {"documents": [*rewritten, *added], "keys": list(keys)}
+        super().declare(declared["documents"], (), declared["keys"])
         name = f"{self._journal}{self._fence:08d}-{len(self._announced):08d}.json"
         self._state.overwrite(name, json.dumps(declared).encode())
         self._announced.append(name)
@@ -76,5 +76,5 @@ class RemoteLedger(Ledger):
                 declared = json.loads(found.data)
                 rows = [self.document(document_id) for document_id in declared["documents"]]
                 vouched = {key for row in rows if row is not None for key in row.keys}
-                super().declare(declared["documents"], [k for k in declared["keys"] if k not in vouched])
+                super().declare(declared["documents"], (), [k for k in declared["keys"] if k not in vouched])
                 self._announced.append(name)

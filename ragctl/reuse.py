@@ -62,12 +62,13 @@ class TextsUnderWay:
         return self._waiting.pop(stem, [])
 
     def put_begins(self, record: VectorRecord) -> None:
-        """Remember the vector of a record that is queued for its put."""
+        """Remember the vector of a record that is queued for its put, for others with the same text."""
         self._vectors[stem_of(record.key)] = record.vector
 
     def put_ended(self, record: VectorRecord) -> None:
         """Forget it: it is in the store, or it is not needed."""
-        self._vectors.pop(stem_of(record.key), None)
+        if self._vectors:
+            self._vectors.pop(stem_of(record.key), None)
 
 
 def fetch(

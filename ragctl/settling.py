@@ -9,7 +9,11 @@ if TYPE_CHECKING:
     from ragctl.manifest import DocumentRow, Failure, FileRow
     from ragctl.under_way import Counts, Services
 
-SETTLE_DOCUMENTS = 5_000  # documents that one save of the ledger takes at most
+SETTLE_DOCUMENTS = 5_000  # documents that one save of the ledger takes at most ...
+SOME_DOCUMENTS, SOME_S = (
+    500,
+    1.0,
+)  # ... and how many are saved after a second, so that little is left for the end
 
 
 class Settling:
@@ -31,8 +35,9 @@ class Settling:
     @property
     def is_due(self) -> bool:
         """Whether it is time to save: a while has passed, or there is much."""
-        much = len(self._documents) + len(self._files) >= SETTLE_DOCUMENTS
-        return much or monotonic() - self._saved > self._s.experiment.ingest.checkpoint_s
+        waiting, since = len(self._documents) + len(self._files), monotonic() - self._saved
+        some = waiting >= SOME_DOCUMENTS and since > SOME_S
+        return some or waiting >= SETTLE_DOCUMENTS or since > self._s.experiment.ingest.checkpoint_s
 
     def document(self, row: DocumentRow) -> None:
         """A document is in the store, whole."""

@@ -7,6 +7,7 @@ knows from that which file to blame when a worker dies or takes too long.
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import resource
 import signal
@@ -103,6 +104,7 @@ def serve(pipe: Connection, experiment: Experiment, embeds: bool, environment: d
     `environment` is the parent's: the process that this one is forked from may have started under another.
     """
     os.environ.update(environment)
+    gc.freeze()  # what is shared with the other workers stays so: the collector would write to each object
     _end_with_parent()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # the parent decides what an interrupt means, and ends us

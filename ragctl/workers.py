@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
     from ragctl.config import Experiment
 
-# Imported once, in the process that the workers are forked from: half a second, and 40 MB that they share.
-PRELOADED = ["ragctl.worker", "ragctl.parsing", "ragctl.adapters.hashing", "langchain_text_splitters"]
 HAND_FILES = 32  # files that a worker gets at once, so that small ones do not each cost a round trip
 HAND_BYTES = 1_000_000  # and so many bytes, so that large ones are spread over the workers
 IDLE_DEATHS = 3  # in a row, of workers that had begun with no file: that is no accident
@@ -194,25 +192,34 @@ def _shield() -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
 
 
-def prepare() -> None:
-    """Start the process that workers are forked from, which takes half a second, beside whatever comes first."""
-    threading.Thread(target=_start_server, daemon=True).start()
+def prepare(experiment: Experiment) -> None:
+    """Start the process that workers are forked from, which takes a while, beside whatever comes first."""
+    threading.Thread(target=_start_server, args=(experiment,), daemon=True).start()
 
 
-def _start_server() -> None:
+def _start_server(experiment: Experiment) -> None:
     _shield()
-    _context()
+    _context(experiment)
     forkserver.ensure_running()
 
 
-def _context() -> ForkServerContext:
+def _context(experiment: Experiment) -> ForkServerContext:
     context = multiprocessing.get_context("forkserver")  # fork is not safe beside threads
-    context.set_forkserver_preload(PRELOADED)
+    context.set_forkserver_preload(list(_preloaded(experiment)))
     return context
 
 
+def _preloaded(experiment: Experiment) -> Iterator[str]:
+    """What is imported once, in the process that workers are forked from: up to half a second and 60 MB."""
+    yield from ("ragctl.worker", "ragctl.parsing", "ragctl.sources")
+    if experiment.embedding.kind == "hashing":
+        yield "ragctl.adapters.hashing"
+    if experiment.chunking.kind != "record":
+        yield "langchain_text_splitters"
+
+
 def _start(experiment: Experiment, *, embeds: bool) -> _Worker:
-    context = _context()
+    context = _context(experiment)
     ours, theirs = context.Pipe()
     process = context.Process(target=serve, args=(theirs, experiment, embeds, dict(os.environ)), daemon=True)
     process.start()

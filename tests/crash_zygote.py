@@ -243,7 +243,7 @@ def _install(step: _Steps, job: Job) -> None:
     if not hashing.HashingEmbedder.cpu_bound:
         _forbid_vectors_of_workers()
     workers._start = _start_thread  # the stand-in is no process
-    workers.prepare = lambda: None  # so there is none to fork it from
+    workers.prepare = lambda experiment: None  # so there is none to fork it from
     for name in ("put", "delete", "create", "finish"):
         for store in (local.LocalStore, s3vectors.S3VectorsStore):
             _wrap(store, name, step, f"store.{name}")

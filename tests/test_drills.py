@@ -303,3 +303,20 @@ def test_two_sources_never_share_an_id(tmp_path: Path) -> None:
     ended = place.ragctl("ingest")
     assert ended.status == 2
     assert "name used twice: docs" in ended.err
+
+
+def test_an_index_that_is_asked_by_vector_alone(place: Place) -> None:
+    """`text_search: false` makes no text index on either store; a search by words says what is missing."""
+    place.write(GOOD)
+    store = place._defaults().get("store", {"kind": "local", "path": "store", "index": "test"})
+    place.configure(store=store | {"text_search": False})
+    assert place.ragctl("ingest").status == 0
+    ended = place.ragctl("query", "a sack of barley", "--mode", "vector", "--retrieve-only", "--json")
+    assert {hit["document"] for hit in ended.json["hits"]} == {"docs/good0.md", "docs/good1.md"}
+    ended = place.ragctl("query", "a sack of barley", "--mode", "hybrid", "--retrieve-only")
+    assert ended.status == 2
+    assert "set retrieval.mode to vector" in ended.err
+    place.configure(store=store)
+    ended = place.ragctl("ingest")
+    assert ended.status == 6
+    assert "text search: the index has no, the experiment asks for yes" in ended.err

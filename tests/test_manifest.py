@@ -35,7 +35,7 @@ def test_what_is_settled_is_read_back(ledger: Ledger) -> None:
 
 def test_keys_are_loose_from_declaration_to_settlement(ledger: Ledger) -> None:
     """Whenever a run dies, the keys that it put and no document has are known."""
-    ledger.declare(["docs/a"], ["k1", "k2"])
+    ledger.declare(["docs/a"], [], ["k1", "k2"])
     assert sorted(ledger.loose(-1)) == ["k1", "k2"]
     assert ledger.settle([document("a", "k1", "k2")], [], []) == []
     assert ledger.loose(-1) == []
@@ -74,7 +74,7 @@ def test_a_document_added_to_a_file_has_the_file_looked_at_again(ledger: Ledger)
 def test_a_document_being_rewritten_is_looked_at_again(ledger: Ledger) -> None:
     """A run that dies between put and save leaves a document that is not taken for done."""
     ledger.settle([document("a", "k1")], [row("a")], [])
-    ledger.declare(["docs/a"], ["k2"])
+    ledger.declare(["docs/a"], [], ["k2"])
     found = ledger.document("docs/a")
     assert found is not None
     assert not found.done

@@ -29,6 +29,19 @@ def test_utf8_comes_back_as_it_was(text: str) -> None:
     assert decode(codecs.BOM_UTF8 + text.encode()) == (text, ())
 
 
+@given(
+    st.lists(
+        st.sampled_from(
+            ["word ", "\r\n", "\r", "\n", "\t", "\0", "\x0b", "\x7f", "\x85", "é", "日", "\ufffd", "\ufeff"]
+        )
+    )
+)
+def test_utf8_is_cleaned_wherever_it_needs_it(pieces: list[str]) -> None:
+    """Files with nothing to clean, which are nearly all, are found by their bytes; the others miss nothing by it."""
+    text = "a plain beginning, " * 20 + "".join(pieces[:20])
+    assert decode(text.encode())[0] == clean(text)
+
+
 @given(TEXT, st.sampled_from(["utf-16", "utf-32"]))
 def test_wide_encodings_with_a_mark_come_back(text: str, codec: str) -> None:
     """The mark says which they are."""
