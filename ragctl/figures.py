@@ -47,6 +47,7 @@ class Figures:
     queried: Amount  # likewise, the part of one record that every query reads
     puts: Puts
     failures: Sequence[Failure] = ()
+    emptied: int = 0  # documents that have no text any more, among the files that were looked into
     sample: tuple[int, int] | None = None  # files drawn, of so many
 
 
@@ -95,6 +96,7 @@ def _counted(rehearsal: Rehearsal, plan: Plan, before: Before, done: Rehearsed) 
     ledger, counts, exact = rehearsal.ledger, done.counts, Amount.exact
     gone = [*done.vanished, *(row.id for row in plan.vanished())]
     ledger.forget(gone, plan.vanished_files())
+    ledger.settle(done.emptied, [], [])
     chunks = {
         "written": exact(done.total.records),
         "embedded": exact(done.texts),
@@ -116,6 +118,7 @@ def _counted(rehearsal: Rehearsal, plan: Plan, before: Before, done: Rehearsed) 
         queried=_queried(done, before),
         puts=(puts, puts, puts),
         failures=done.failures,
+        emptied=len(done.emptied),
     )
 
 

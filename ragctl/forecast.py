@@ -10,14 +10,14 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from ragctl import fingerprints, indexes
+from ragctl import fingerprints, indexes, matching
 from ragctl.chunking import token_counter
 from ragctl.errors import CredentialsError, RagctlError, ServiceError
 from ragctl.figures import Figures, Sampling, figures
 from ragctl.guard import DeleteGuard
-from ragctl.ingest import Progress, forget_lost, list_sources
+from ragctl.ingest import Progress, list_sources, scratch_ledger
 from ragctl.planning import Plan, Planned
-from ragctl.rehearsal import CountingEmbedder, Rehearsal, scratch_ledger
+from ragctl.rehearsal import CountingEmbedder, Rehearsal
 from ragctl.sampling import Amount
 from ragctl.saved_plan import World
 from ragctl.tenancy import Registry, has_index_each, of_tenant
@@ -130,7 +130,8 @@ def _of_index(
         spec = indexes.spec_of(experiment, embedder or stand_in)
         if info is not None and embedder is not None:
             indexes.refuse_other_settings(info, spec)
-        forget_lost(ledger, store, info)
+        matching.refuse_lost_ledger(ledger, store, info)
+        mismatch = matching.match(ledger, store, info, guard.share)
         prints = fingerprints.of_sources(experiment)
         with closing(Plan(ledger, listing, prints)) as plan:
             guard.expect(index, plan.planned.delete_documents, ledger.counts()[0])
@@ -143,8 +144,12 @@ def _of_index(
                 fingerprints=prints,
                 count_tokens=token_counter(experiment.chunking),
                 cache=_cache(experiment, embedder),
+                strays=mismatch.strays,
             )
+            documents = ledger.counts()[0]
             found = figures(rehearsal, plan, sampling, progress, tick)
+            # At the least, where files were sampled; what is not sure to be too much is left to the ingest.
+            guard.expect(index, int(found.documents["deleted"].low), documents, emptied=found.emptied)
             limit = store.limits.vectors_per_second
             return Forecast(index, plan.planned, found, dimension, limit, world, tuple(notes))
 

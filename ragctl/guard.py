@@ -15,20 +15,24 @@ class DeleteGuard:
 
     def __init__(self, experiment: Experiment, max_delete: float | None) -> None:
         """`max_delete` is a share from 0 to 1; None: what the experiment says."""
-        self._share = max_delete if max_delete is not None else experiment.ingest.max_delete
-        self._indexes: dict[str, tuple[int, int]] = {}
+        self.share = max_delete if max_delete is not None else experiment.ingest.max_delete
+        self._indexes: dict[str, tuple[int, int, int]] = {}
 
-    def expect(self, index: str, deleted: int, total: int) -> None:
-        """`deleted` of the `total` documents of an index are to go; replaces what was expected of it before."""
-        self._indexes[index] = deleted, total
+    def expect(self, index: str, deleted: int, total: int, *, emptied: int = 0) -> None:
+        """`deleted` of the `total` documents of an index are to go, and `emptied` are there but have no text any more;
+        replaces what was expected of the index before.
+        """
+        self._indexes[index] = deleted, emptied, total
 
     def check(self) -> None:
         """Raise Refused when that is too much."""
-        deleted = sum(gone for gone, _ in self._indexes.values())
-        total = sum(documents for _, documents in self._indexes.values())
-        if total and deleted > self._share * total:
+        if not self._indexes:
+            return
+        gone, emptied, total = (sum(column) for column in zip(*self._indexes.values(), strict=True))
+        deleted = gone + emptied
+        if total and deleted > self.share * total:
             raise Refused(
-                f"{deleted} of {total} documents are gone from the sources, more than the {self._share:.0%} that one "
-                "run may remove; nothing was removed",
+                f"{deleted} of {total} documents are gone from the sources{' or have no text any more' if emptied else ''}"
+                f", more than the {self.share:.0%} that one run may remove; nothing was removed",
                 hint="check the sources; if it is meant: ragctl ingest CONFIG --max-delete 1.0",
             )

@@ -9,15 +9,18 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from ragctl import fingerprints, indexes, repeats, workers
+from ragctl import fingerprints, indexes, matching, repeats, workers
 from ragctl.errors import Refused
 from ragctl.guard import DeleteGuard
 from ragctl.lease import hold
 from ragctl.manifest import Failure, Ledger, copy_ledger
+from ragctl.matching import Mismatch
+from ragctl.parsing import RECORD_FORMATS, suffix
 from ragctl.pipeline import Pipeline
 from ragctl.planning import Listing, Plan, Planned
 from ragctl.remote_ledger import RemoteLedger
@@ -29,7 +32,6 @@ from ragctl.tenancy import has_index_each
 from ragctl.under_way import Counts, Services
 
 if TYPE_CHECKING:
-    from ragctl.adapters.base import IndexInfo, VectorStore
     from ragctl.config import Experiment
     from ragctl.lease import Lease
     from ragctl.saved_plan import SavedPlan
@@ -37,7 +39,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("ragctl.ingest")
 
-PROBED_KEYS = 100  # keys that every run looks up, to notice an emptied index: one call on every store
+SCRATCH = 2**62  # a fence above that of every holder: nobody else writes the copy
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,14 +174,20 @@ def ingest_index(
     *,
     files: Callable[[], Listing],
     guard: DeleteGuard,
+    looks: bool = True,
 ) -> IngestResult:
-    """Bring one index up to date with the files that belong into it, which are listed under its lease."""
+    """Bring one index up to date with the files that belong into it, which are listed under its lease.
+
+    `looks` false: a dry run goes by the ledger alone and does not look at the index.
+    """
     start = monotonic()
     index = experiment.store.index
     with ExitStack() as stack:
         if options.dry_run:
-            ledger = stack.enter_context(reading_ledger(state, index))
+            ledger = stack.enter_context(scratch_ledger(state, index))
             listing = _listed(experiment, ledger, options, files)
+            if looks:
+                _match_dry(experiment, ledger, guard)
             return _dry_run(experiment, ledger, options, start, listing, guard)
         lease = stack.enter_context(hold(state, lease_name(index), "ingest", wait_s=options.wait_s))
         ledger = stack.enter_context(writing_ledger(state, index, lease))
@@ -233,18 +241,23 @@ class _Run:
     def work(self, start: float, tick: Callable[[], None], listing: Listing) -> IngestResult:
         s = self._s
         repeated = repeats.so_far()
-        restored = self._match_index()
+        counts = self._progress.counts
+        before = counts.written + counts.removed
+        mismatch = self._match_index()
         plan = _plan(s.ledger, listing, s.fingerprints, self._options)
         self._refuse_mass_delete(plan.planned.delete_documents)
-        counts = self._progress.counts
         counts.seen += plan.planned.keep_documents
         counts.unchanged += plan.planned.keep_documents
-        before = counts.written + counts.removed
         self._progress.files = plan.planned.add + plan.planned.check
-        self._clean()  # what a run that was killed left behind
-        known = KnownTexts(key for row in plan.vanished() for key in row.keys)
+        known = KnownTexts(chain((key for row in plan.vanished() for key in row.keys), mismatch.strays))
         pipeline = self._progress.pipeline = Pipeline(
-            s, counts, known, self._progress.stopping, self._progress.bill, files=self._progress.files
+            s,
+            counts,
+            known,
+            self._progress.stopping,
+            self._progress.bill,
+            files=self._progress.files,
+            kept=plan.planned.keep_documents,
         )
         if self._progress.files:
             with closing(plan.todos()) as todos:  # which reads the ledger as long as it is open
@@ -252,6 +265,7 @@ class _Run:
         interrupted = self._progress.stopping.is_set()
         if not (interrupted or pipeline.gave_up or self._progress.bill.is_spent):
             self._prune(plan, pipeline)
+            matching.settle(s.ledger, s.store)
         self._clean()
         if counts.written + counts.removed > before:
             s.store.finish()
@@ -272,13 +286,13 @@ class _Run:
             sorted(pipeline.failures, key=lambda failure: failure.document),  # they come in any order
             interrupted,
             plan.planned,
-            restored,
+            mismatch.lost,
             bill=self._progress.bill,
             gave_up=pipeline.gave_up,
         )
 
-    def _match_index(self) -> bool:
-        """Make the index if it is absent; True when it had lost chunks that the ledger knows, which are done again."""
+    def _match_index(self) -> Mismatch:
+        """Make the index if it is absent, remove what a run that was killed left in it, and see what else is off."""
         s = self._s
         spec = indexes.spec_of(self._experiment, s.embedder)
         info = s.store.describe()
@@ -286,17 +300,15 @@ class _Run:
             s.store.create(spec)
             info = indexes.require(s.store, self._experiment.store.index)
         indexes.refuse_other_settings(info, spec)
+        matching.refuse_lost_ledger(s.ledger, s.store, info)
         is_new = s.ledger.meta("created") is None
-        if is_new and next(s.store.keys(), None) is not None:
-            raise Refused(
-                f"index {info.name} holds chunks, but there is no whole ledger of it ({s.ledger.place})",
-                hint="if state: names the right place, make the ledger anew: ragctl ledger rebuild CONFIG",
-            )
-        lost = forget_lost(s.ledger, s.store, info)
+        if self._clean():
+            info = indexes.require(s.store, info.name)  # which has fewer records now
+        mismatch = matching.match(s.ledger, s.store, info, self._guard.share)
         s.ledger.set_meta(embedder=spec.embedder, dimension=str(spec.dimension), created=info.created)
         if is_new:  # before the first put, so that a run that dies is not taken for a lost ledger
             s.ledger.publish(force=True)
-        return lost
+        return mismatch
 
     def _note_chunking(self, seconds: float) -> None:
         """Keep how long the chunking of what is in the index took, for the evaluations that report it."""
@@ -305,26 +317,30 @@ class _Run:
             self._s.ledger.set_meta(chunking_seconds=f"{before + seconds:.3f}")
 
     def _prune(self, plan: Plan, pipeline: Pipeline) -> None:
-        """Delete the documents that the sources no longer have."""
-        s = self._s
+        """Delete the documents that the sources no longer have, and the chunks of those that have no text any more."""
+        s, emptied = self._s, pipeline.emptied
         gone = pipeline.vanished + [row.id for row in plan.vanished()]
-        if not gone and not plan.planned.delete:
+        if not (gone or emptied or plan.planned.delete):
             return
-        self._refuse_mass_delete(len(gone))
+        self._refuse_mass_delete(len(gone), emptied=len(emptied))
         self._progress.counts.deleted += len(gone)
         s.ledger.forget(gone, plan.vanished_files())
-        s.ledger.settle([], pipeline.shrunk, [])
+        s.ledger.settle(emptied, pipeline.shrunk, [])
 
-    def _refuse_mass_delete(self, deleted: int) -> None:
-        self._guard.expect(self._experiment.store.index, deleted, self._s.ledger.counts()[0])
+    def _refuse_mass_delete(self, deleted: int, *, emptied: int = 0) -> None:
+        documents = self._s.ledger.counts()[0]
+        self._guard.expect(self._experiment.store.index, deleted, documents, emptied=emptied)
         self._guard.check()
 
-    def _clean(self) -> None:
-        """Delete every loose key from the store: nothing is in flight, so no document is about to claim one."""
+    def _clean(self) -> bool:
+        """Delete every loose key from the store, if there is one: nothing is in flight, so no document is about to
+        claim one.
+        """
         loose = self._s.ledger.loose(-1)
         if loose:
             self._s.ledger.publish(force=True)
             self._progress.counts.removed += delete_keys(self._s, loose)
+        return bool(loose)
 
 
 def _plan(ledger: Ledger, listing: Listing, settings: Mapping[str, str], options: IngestOptions) -> Plan:
@@ -346,44 +362,33 @@ def list_sources(experiment: Experiment) -> Listing:
                 f"sources.{section.name}: two files come under one document id",
                 hint="their names differ only in how accents are encoded; rename one",
             ) from error
+    _refuse_ids_of_records(listing)
     if not len(listing):
         log.warning("the sources list no file at all")
     return listing
 
 
-def forget_lost(ledger: Ledger, store: VectorStore, info: IndexInfo | None) -> bool:
-    """Have the next plan do again what the index has lost; True when that is something.
-
-    `info` is what the index is like, None where there is none.
-    """
-    known = ledger.meta("created")
-    if known is None or ledger.counts()[1] == 0:
-        return False
-    if info is None or known != info.created:
-        log.warning("the index was made anew, or is gone, since the last run: everything is put again")
-        ledger.invalidate()
-        return True
-    probe = ledger.sample_keys(min(PROBED_KEYS, store.limits.get_keys))
-    if len(store.get(probe)) == len(probe):
-        return False
-    log.warning("index %s has lost chunks that the ledger knows: they are put again", info.name)
-    ledger.invalidate(files_with_missing_chunks(ledger, store))
-    return True
+def _refuse_ids_of_records(listing: Listing) -> None:
+    """Refuse a file whose name could be the id of a record of another: `a.jsonl#7.txt` beside `a.jsonl`."""
+    for name in listing.names_with("#"):
+        for end in (place for place, sign in enumerate(name) if sign == "#"):
+            if suffix(name[:end]) in RECORD_FORMATS and name[:end] in listing:
+                raise Refused(
+                    f"{name} and a record of {name[:end]} could come under one document id",
+                    hint="rename the file, or exclude it",
+                )
 
 
-def files_with_missing_chunks(ledger: Ledger, store: VectorStore) -> list[str]:
-    """Files of which the store lacks a chunk that the ledger knows: all keys are listed and compared."""
-    there = sqlite3.connect("")
-    there.execute("CREATE TABLE keys (key TEXT PRIMARY KEY) WITHOUT ROWID")
-    there.executemany("INSERT OR IGNORE INTO keys VALUES (?)", ((key,) for key in store.keys()))
-    missing: dict[str, None] = {}
-    for row in ledger.documents():
-        for key in row.keys:
-            if there.execute("SELECT 1 FROM keys WHERE key = ?", (key,)).fetchone() is None:
-                missing[row.file] = None
-                break
-    there.close()
-    return list(missing)
+def _match_dry(experiment: Experiment, ledger: Ledger, guard: DeleteGuard) -> None:
+    """Refuse what a run would refuse, and have the plan do what the index lacks."""
+    from ragctl.adapters import open_embedder, open_store
+
+    with closing(open_store(experiment)) as store:
+        info = store.describe()
+        if info is not None:
+            indexes.refuse_other_settings(info, indexes.spec_of(experiment, open_embedder(experiment)))
+        matching.refuse_lost_ledger(ledger, store, info)
+        matching.match(ledger, store, info, guard.share)
 
 
 def _dry_run(
@@ -435,6 +440,19 @@ def writing_ledger(state: State, index: str, lease: Lease) -> Iterator[Ledger]:
 @contextmanager
 def reading_ledger(state: State, index: str) -> Iterator[Ledger]:
     """A copy of the index's ledger as it is, or an empty one where there is none."""
+    with _copied(state, index) as (path, place), closing(Ledger(path, place=place)) as ledger:
+        yield ledger
+
+
+@contextmanager
+def scratch_ledger(state: State, index: str) -> Iterator[Ledger]:
+    """The same, to be written as a run would write it, and thrown away."""
+    with _copied(state, index) as (path, place), closing(Ledger(path, fence=SCRATCH, place=place)) as ledger:
+        yield ledger
+
+
+@contextmanager
+def _copied(state: State, index: str) -> Iterator[tuple[Path, str]]:
     name = ledger_name(index)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "ledger.sqlite"
@@ -444,8 +462,4 @@ def reading_ledger(state: State, index: str) -> Iterator[Ledger]:
             path.write_bytes(found.data)
         else:
             Ledger(path, fence=0).close()
-        ledger = Ledger(path, place=f"{state.place.rstrip('/')}/{name}")
-        try:
-            yield ledger
-        finally:
-            ledger.close()
+        yield path, f"{state.place.rstrip('/')}/{name}"

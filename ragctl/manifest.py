@@ -10,6 +10,7 @@ they are replaced. So whenever a run dies, what must be deleted is known.
 
 from __future__ import annotations
 
+import random
 import sqlite3
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
@@ -176,9 +177,10 @@ class Ledger:
         return [Failure(*row) for row in rows]
 
     def sample_keys(self, limit: int) -> list[str]:
-        """Keys of up to `limit` documents spread over the ledger, one of each."""
+        """Keys of up to `limit` documents spread over the ledger, one of each; others each time."""
         with self._errors():
-            skipped = max(1, self.counts()[0] // limit) - 1
+            step = max(1, self.counts()[0] // limit)
+            skipped = random.randrange(step)  # noqa: S311  nothing is kept secret by it
             keys: list[str] = []
             last = ""
             while len(keys) < limit:  # a window function would take ten times as long
@@ -188,8 +190,8 @@ class Ledger:
                 ).fetchone()
                 if row is None:
                     break
-                last = row[0]
-                keys.append(row[1].split(None, 1)[0])
+                last, skipped = row[0], step - 1
+                keys.append(random.choice(row[1].split()))  # noqa: S311  as above
             return keys
 
     def loose(self, limit: int) -> list[str]:
@@ -208,6 +210,11 @@ class Ledger:
                 yield
             finally:
                 db.execute("DETACH DATABASE ledger")
+
+    def loose_count(self) -> int:
+        """How many such keys there are."""
+        with self._errors():
+            return int(self._db.execute("SELECT count(*) FROM loose").fetchone()[0])
 
     # --- writing -----------------------------------------------------------------------------------------
 
@@ -280,6 +287,11 @@ class Ledger:
                 ids = [(file_id,) for file_id in file_ids]
                 self._db.executemany("UPDATE files SET done = 0 WHERE id = ?", ids)
                 self._db.executemany("UPDATE documents SET done = 0 WHERE file = ?", ids)
+
+    def loosen(self, keys: Iterable[str]) -> None:
+        """These keys are in the store and no document vouches for them."""
+        with self._transaction():
+            self._db.executemany("INSERT OR IGNORE INTO loose VALUES (?)", ((key,) for key in keys))
 
     def deleted(self, keys: Iterable[str]) -> None:
         """These loose keys are no longer in the store."""

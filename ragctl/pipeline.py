@@ -27,7 +27,7 @@ from ragctl.embedding import EmbedQueue, Outcome, Wanted
 from ragctl.errors import RagctlError, RecordRefused
 from ragctl.manifest import DocumentRow, Failure, FileRow
 from ragctl.putting import Batch, PutQueue
-from ragctl.records import Chunk, Metadata, VectorRecord, stem_of
+from ragctl.records import Chunk, Metadata, VectorRecord, some_vectors, stem_of
 from ragctl.reuse import KnownTexts, TextsUnderWay, fetch
 from ragctl.settling import Settling
 from ragctl.spending import IngestBill, stored_size
@@ -58,10 +58,11 @@ class Pipeline:
         *,
         embeds: bool = True,
         files: int = 0,
+        kept: int = 0,
     ) -> None:
         """`bill` gets what is paid for; `embeds` false: the workers make no vectors, the embedder is asked for all.
 
-        `files`: how many there are to work through, for the share of failures.
+        `files` are to be worked through and `kept` documents are not: the share of failures is one of all of them.
         """
         self._s = services
         self._bill = bill or IngestBill()
@@ -70,14 +71,19 @@ class Pipeline:
         self.failures: list[Failure] = []
         self.gave_up = False  # more failed than `ingest.fail_threshold` allows
         self._planned = files
+        self._kept = kept
         self._seen_before = counts.seen
         self._failed_puts = 0  # in a row
-        self.vanished: list[str] = []  # documents that are gone from files that are still there ...
-        self.shrunk: list[FileRow] = []  # ... and those files
+        # Left to the end, when it is known how many they are: documents that are gone from files that are still there,
+        # documents without any chunk that had some, and the files of both.
+        self.vanished: list[str] = []
+        self.emptied: list[DocumentRow] = []
+        self.shrunk: list[FileRow] = []
         # of each stage, summed over what ran at the same time
         self.seconds: dict[str, float] = {"read": 0.0, "parse": 0.0, "chunk": 0.0, "embed": 0.0, "put": 0.0}
         self._timing = threading.Lock()
         self._stopping = stopping  # set: end early, with everything saved that is in the store
+        self._is_late = False  # something that was in flight did not end in time
         settings = services.experiment.ingest
         self._events: queue.SimpleQueue[tuple[str, Any, Any]] = queue.SimpleQueue()
         self._slots = threading.Semaphore(MESSAGES_AHEAD)
@@ -102,7 +108,9 @@ class Pipeline:
             return "put"
         if self._embeds.under_way >= self._embeds.limit or self._embeds.waiting:
             return "embed"
-        return "parse" if self._parsing else "put"
+        if self._parsing:
+            return "parse"
+        return "embed" if self._embeds.under_way else "put"
 
     # --- the loop ----------------------------------------------------------------------------------------
 
@@ -118,7 +126,7 @@ class Pipeline:
         )
         self._workers = workers
         with (
-            ThreadPoolExecutor(settings.embed_concurrency, "embed") as embedders,
+            self._embedding_threads() as embedders,
             ThreadPoolExecutor(settings.put_concurrency, "put") as putters,
         ):
             self._embedders, self._putters = embedders, putters
@@ -135,6 +143,14 @@ class Pipeline:
                 self._spent("embed", self._embeds.seconds)
                 self._settling.save()
 
+    @contextmanager
+    def _embedding_threads(self) -> Iterator[ThreadPoolExecutor]:
+        pool = ThreadPoolExecutor(self._s.experiment.ingest.embed_concurrency, "embed")
+        try:
+            yield pool
+        finally:  # a call that hangs is left to itself: it writes nothing
+            pool.shutdown(wait=not self._is_late, cancel_futures=True)
+
     def _loop(self, workers: Workers, tick: Callable[[], None]) -> None:
         ticked = stopped = 0.0
         while self._error is None and not self._is_done(stopping=bool(stopped)):
@@ -143,6 +159,7 @@ class Pipeline:
                 workers.stop()
                 self._withdraw()
             if stopped and monotonic() - stopped > STOP_S:
+                self._is_late = True
                 return
             self._take_event()
             self._dispatch(stopping=bool(stopped))
@@ -248,6 +265,7 @@ class Pipeline:
         self.counts.seen += row.documents
         self.counts.unchanged += row.documents
         self.counts.bytes += row.size
+        self.seconds["read"] += item.seconds
         self._settling.file(row)
 
     def _take_finished(self, item: Finished) -> None:
@@ -394,6 +412,11 @@ class Pipeline:
 
     def _want(self, document: OpenDocument, chunks: list[int]) -> None:
         """Queue chunks for embedding; a text that is already on its way is not sent twice."""
+        if chunks and (error := self._refusal(document, chunks)):
+            self._fail_open(document, "put", error)
+            for _ in chunks[1:]:
+                self._arrived(document)
+            return
         for i in chunks:
             stem = stem_of(document.cut.keys[i])
             vector = self._texts.vector(stem)
@@ -402,6 +425,18 @@ class Pipeline:
                 self._add_record(document, i, vector)
             elif not self._texts.join(stem, document, i):
                 self._embeds.add(Wanted(document, i, document.cut.chunks[i].text))
+
+    def _refusal(self, document: OpenDocument, chunks: list[int]) -> str | None:
+        """What the store would say to one of the chunks, whatever its vector: it is not embedded, and paid for, in vain."""
+        cut, vector = document.cut, some_vectors(1, self._s.embedder.dimension)[0]
+        try:
+            for i in chunks:
+                self._s.store.check(
+                    VectorRecord(cut.keys[i], vector, self._metadata(document, cut.chunks[i]))
+                )
+        except RecordRefused as error:
+            return error.message
+        return None
 
     def _on_embedded(self, batch: list[Wanted], future: Future[Any]) -> None:
         self._handed_out.discard(future)
@@ -540,18 +575,21 @@ class Pipeline:
         cut = document.cut
         self._pending_bytes -= document.bytes
         self._bill.release(document.owed_text, document.owed_stored)
+        file = self._files.get(cut.file)
         if not document.failed:
             fingerprint = self._files.fingerprint(cut.file)
-            self._settling.document(
-                DocumentRow(cut.document, cut.file, cut.content_hash, fingerprint, cut.keys)
-            )
+            row = DocumentRow(cut.document, cut.file, cut.content_hash, fingerprint, cut.keys)
+            if document.known and not cut.chunks:
+                self.emptied.append(row)
+                file.emptied = True
+            else:
+                self._settling.document(row)
             if not cut.chunks:
                 self.counts.empty += 1
             elif document.old is None:
                 self.counts.added += 1
             else:
                 self.counts.changed += 1
-        file = self._files.get(cut.file)
         file.open -= 1
         self._close_file(file)
 
@@ -559,12 +597,14 @@ class Pipeline:
         if file.finished is None or file.open > 0:
             return
         row = self._files.finished(file)
-        if vanished := self._files.vanished(file):
+        vanished = self._files.vanished(file)
+        if vanished or file.emptied:
             self.vanished += vanished
             self.shrunk.append(row)  # done only when they are removed, so that a refusal is met again
             row = replace(row, done=False)
         self._settling.file(row, file.failed)
-        share = len(self.failures) / max(self._planned, self.counts.seen - self._seen_before, 1)
+        seen = self._kept + max(self._planned, self.counts.seen - self._seen_before, 1)
+        share = len(self.failures) / seen
         self.gave_up = self.gave_up or share > self._s.experiment.ingest.fail_threshold
 
     def _fail(self, document: str, file_id: str, stage: str, error: str) -> None:

@@ -97,6 +97,15 @@ class Listing:
         """The listed file `file_id`."""
         return _source_file(self._db.execute(f"{_FILES} WHERE id = ?", (file_id,)).fetchone())
 
+    def __contains__(self, file_id: object) -> bool:
+        return self._db.execute("SELECT 1 FROM files WHERE id = ?", (file_id,)).fetchone() is not None
+
+    def names_with(self, sign: str) -> list[str]:
+        """The ids that hold a sign, sorted."""
+        return [
+            row[0] for row in self._db.execute("SELECT id FROM files WHERE instr(id, ?) ORDER BY id", (sign,))
+        ]
+
     def tenants(self) -> list[str]:
         """Every tenant that has a file, sorted."""
         rows = self._db.execute("SELECT DISTINCT tenant FROM files WHERE tenant IS NOT NULL ORDER BY tenant")

@@ -209,6 +209,13 @@ class Answer:
     cut: tuple[Hit, ...] = ()  # candidates that the reranker or top_k left out, for --explain
 
 
+def some_vectors(count: int, dimension: int) -> Vectors:
+    """Vectors (count, dimension) that any store takes, and that take no room."""
+    import numpy as np
+
+    return np.broadcast_to(np.ones(1, np.float32), (count, dimension))
+
+
 def short_hash(data: str | bytes) -> str:
     """20 hexadecimal characters (80 bits) of BLAKE2b: 2**40 values before a collision is likely."""
     raw = data.encode("utf-8", "surrogatepass") if isinstance(data, str) else data

@@ -6,21 +6,20 @@ chunks, the same batches. It works on a copy of the ledger, which is thrown away
 
 from __future__ import annotations
 
-import tempfile
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass, replace
-from pathlib import Path
+from itertools import chain
 from typing import TYPE_CHECKING, cast
 
-from ragctl.ingest import Progress, ledger_name
+from ragctl.ingest import Progress
 from ragctl.limits import check_record, metadata_size, refuse_doubles
-from ragctl.manifest import Failure, Ledger
+from ragctl.manifest import Failure
 from ragctl.pipeline import Pipeline
 from ragctl.planning import Plan
-from ragctl.records import DOCUMENT, Embedded, VectorRecord, short_hash
+from ragctl.records import DOCUMENT, Embedded, VectorRecord, short_hash, some_vectors
 from ragctl.reuse import KnownTexts
 from ragctl.spending import stored_size
 from ragctl.under_way import Counts, Services, Todo
@@ -30,10 +29,9 @@ if TYPE_CHECKING:
     from ragctl.cache import VectorCache
     from ragctl.config import Experiment
     from ragctl.lease import Lease
-    from ragctl.records import Vector, Vectors
-    from ragctl.state import State
+    from ragctl.manifest import DocumentRow, Ledger
+    from ragctl.records import Vector
 
-FENCE = 2**62  # above that of every holder: nobody else writes the copy
 BATCH_TEXTS = 512
 
 
@@ -60,6 +58,7 @@ class Rehearsed:
     counts: Counts
     failures: list[Failure]
     vanished: list[str]  # documents that are gone from files that are still there
+    emptied: list[DocumentRow]  # documents that have no text any more
     total: Tally
     puts: list[int]  # logical bytes of each put request
     by_document: Mapping[str, Tally]  # empty unless asked for
@@ -168,28 +167,6 @@ def sizes_of(record: VectorRecord, spec: IndexSpec) -> tuple[int, int]:
     return stored, stored - (metadata_size(hidden) - metadata_size({}))
 
 
-def some_vectors(count: int, dimension: int) -> Vectors:
-    """Vectors (count, dimension) that any store takes, and that take no room."""
-    import numpy as np
-
-    return np.broadcast_to(np.ones(1, np.float32), (count, dimension))
-
-
-@contextmanager
-def scratch_ledger(state: State, index: str) -> Iterator[Ledger]:
-    """A copy of the index's ledger that may be written; an empty one where there is none."""
-    found = state.read(ledger_name(index))
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "ledger.sqlite"
-        if found is not None:
-            path.write_bytes(found.data)
-        ledger = Ledger(path, fence=FENCE)
-        try:
-            yield ledger
-        finally:
-            ledger.close()
-
-
 @dataclass(slots=True)
 class Rehearsal:
     """What a rehearsal works with; `dimension` and `cache` as far as the embedder is known."""
@@ -202,6 +179,7 @@ class Rehearsal:
     fingerprints: Mapping[str, str]
     count_tokens: Callable[[str], int]
     cache: VectorCache | None = None
+    strays: tuple[str, ...] = ()  # keys of the index that no document has: their vectors may be of use
 
     def run(
         self,
@@ -225,7 +203,7 @@ class Rehearsal:
         counts = Counts()
         if progress is not None:
             progress.counts = counts
-        known = KnownTexts(key for row in plan.vanished() for key in row.keys)
+        known = KnownTexts(chain((key for row in plan.vanished() for key in row.keys), self.strays))
         pipeline = Pipeline(services, counts, known, threading.Event(), embeds=False)
         try:
             if plan.planned.add + plan.planned.check:
@@ -240,6 +218,7 @@ class Rehearsal:
             counts=counts,
             failures=pipeline.failures,
             vanished=pipeline.vanished,
+            emptied=pipeline.emptied,
             total=store.total,
             puts=store.puts,
             by_document=store.by_document,

@@ -56,7 +56,8 @@ def ingest_tenants(
     with hold(state, lease_name(experiment.store.index), "ingest", wait_s=options.wait_s):
         listing = list_sources(experiment)
         tenants = registry.add(listing.tenants())
-        looked = _each(experiment, state, replace(options, dry_run=True), Progress(), listing, tenants)
+        dry = replace(options, dry_run=True)
+        looked = _each(experiment, state, dry, Progress(), listing, tenants, looks=False)
         guard = _guard(experiment, options, looked)
         guard.check()  # before anything of any tenant is removed
         done = _each(experiment, state, options, progress, listing, tenants, tick, guard)
@@ -102,6 +103,8 @@ def _each(
     tenants: Iterable[str],
     tick: Callable[[], None] = lambda: None,
     guard: DeleteGuard | None = None,
+    *,
+    looks: bool = True,
 ) -> list[IngestResult]:
     """Ingest for each tenant, until the run is told to stop; without a guard, whatever is to go may."""
     done: list[IngestResult] = []
@@ -114,6 +117,7 @@ def _each(
             tick,
             files=lambda tenant=tenant: listing.of(tenant),  # type: ignore[misc]  # mypy infers no type for a default
             guard=guard or DeleteGuard(experiment, 1.0),
+            looks=looks,
         )
         done.append(result)
         if result.interrupted or result.gave_up or progress.bill.is_spent:

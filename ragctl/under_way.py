@@ -74,7 +74,8 @@ class OpenFile:
     open: int = 0
     documents: int = 0
     finished: Finished | None = None
-    whole: bool = True
+    whole: bool = True  # nothing of it has failed
+    emptied: bool = False  # some document had chunks and has none any more
     seen: set[str] | None = None  # ids of its documents, kept where some may have vanished
     failed: set[str] = field(default_factory=set)  # its documents that failed
 
@@ -154,8 +155,9 @@ class OpenFiles:
         return self._row(file.file, content, file.documents, done=file.whole)
 
     def vanished(self, file: OpenFile) -> list[str]:
-        """Documents that the file had before and has no more; unknown while something of it cannot be read."""
-        if not file.whole or file.seen is None:
+        """Documents that the file had before and has no more; unknown while something of it cannot be parsed."""
+        assert file.finished is not None
+        if not file.finished.whole or file.seen is None:
             return []
         return [row.id for row in self._s.ledger.documents(file.file.id) if row.id not in file.seen]
 

@@ -73,14 +73,15 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Same:
-    """The file's content is what it was."""
+    """The file's content is what it was; it took so many seconds to read."""
 
     file: str
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """Nothing more comes of a file; with the seconds that its stages took. `whole`: nothing of it failed."""
+    """Nothing more comes of a file; with the seconds that its stages took. `whole`: all of it could be parsed."""
 
     file: str
     content_hash: str
@@ -223,7 +224,7 @@ class Workshop:
         content_hash = short_hash(data)
         seconds = {"read": perf_counter() - start, "parse": 0.0, "chunk": 0.0}
         if content_hash == task.known_hash:
-            yield Same(file.id)
+            yield Same(file.id, seconds["read"])
             return
         whole = True
         start = perf_counter()

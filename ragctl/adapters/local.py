@@ -108,8 +108,8 @@ class LocalStore:
             return None
         table, info = self._open()
         with self._faults("read"):
-            details = {"path": str(self._folder), "records": str(table.count_rows())}
-        return replace(info, details=details)
+            records = table.count_rows()
+        return replace(info, records=records, details={"path": str(self._folder), "records": str(records)})
 
     def create(self, spec: IndexSpec) -> bool:
         """Make the index. False where an equal one is there already; Refused where it differs."""

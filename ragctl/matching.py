@@ -1,0 +1,149 @@
+"""Whether an index still holds what its ledger says: cheaply at the start of every run, key by key where it does not.
+
+An index that was emptied, replaced or put back from a backup is told by when it was made, by how many records it
+has where the store counts them, and by a look at a few keys, other ones in every run.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from ragctl.errors import Refused
+
+if TYPE_CHECKING:
+    from ragctl.adapters.base import IndexInfo, VectorStore
+    from ragctl.manifest import Ledger
+
+log = logging.getLogger("ragctl.ingest")
+
+PROBED_KEYS: Final = 100  # looked up by every run: one call on every store
+REBUILD: Final = "if state: names the right place, make the ledger anew: ragctl ledger rebuild CONFIG"
+UNMATCHED: Final = (
+    "unmatched"  # set in the ledger from when the two were found to differ until they agree again
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Mismatch:
+    """How an index differs from its ledger. `lost`: some of what the ledger knows is not there; it will be put again.
+
+    `strays`: keys of the index that no document of the ledger has.
+    """
+
+    lost: bool = False
+    strays: tuple[str, ...] = ()
+
+
+def refuse_lost_ledger(ledger: Ledger, store: VectorStore, info: IndexInfo | None) -> None:
+    """Raise Refused when the index holds chunks and the ledger was never filled: it is lost, or is another one's."""
+    if info is not None and ledger.meta("created") is None and next(store.keys(), None) is not None:
+        raise Refused(
+            f"index {info.name} holds chunks, but there is no whole ledger of it ({ledger.place})",
+            hint=REBUILD,
+        )
+
+
+def match(ledger: Ledger, store: VectorStore, info: IndexInfo | None, max_strays: float) -> Mismatch:
+    """Hold the index against its ledger and have the next plan do again what was lost.
+
+    `info` is what the index is like, None where there is none. Raises Refused when more than the share `max_strays`
+    of what the index holds is unknown to the ledger, which then is an old or a wrong one.
+    """
+    if ledger.meta("created") is None:
+        return Mismatch()
+    if info is None:
+        return _all_lost(ledger)
+    if _seems_whole(ledger, store, info):
+        return Mismatch()
+    with keys_of(ledger, store) as keys:
+        strays, total = keys.only_in_index(), keys.in_index()
+        if len(strays) > max_strays * total:
+            raise Refused(
+                f"{len(strays):,} of the {total:,} chunks in index {info.name} are unknown to its ledger "
+                f"({ledger.place}), more than the {max_strays:.0%} that one run may remove; nothing was changed",
+                hint=f"{REBUILD}; if they are to go: ragctl ingest CONFIG --max-delete 1.0",
+            )
+        lost = keys.files_that_lack_some()
+    if lost:
+        log.warning("index %s has lost chunks that the ledger knows: they are put again", info.name)
+    if strays:
+        log.warning("index %s holds %d chunks that no document has: they are removed", info.name, len(strays))
+    ledger.set_meta(**{UNMATCHED: "yes"})
+    ledger.invalidate(lost)
+    return Mismatch(bool(lost), tuple(strays))
+
+
+def settle(ledger: Ledger, store: VectorStore) -> None:
+    """After a whole run: what the index holds and still no document has is loose, to be deleted."""
+    if ledger.meta(UNMATCHED):
+        with keys_of(ledger, store) as keys:
+            ledger.loosen(keys.only_in_index())
+        ledger.set_meta(**{UNMATCHED: ""})
+
+
+def _all_lost(ledger: Ledger) -> Mismatch:
+    lost = {row.file for row in ledger.documents() if row.keys}
+    if lost:
+        log.warning("the index is gone since the last run: everything is put again")
+        ledger.invalidate(lost)
+    return Mismatch(bool(lost))
+
+
+def _seems_whole(ledger: Ledger, store: VectorStore, info: IndexInfo) -> bool:
+    if ledger.meta(UNMATCHED):
+        return False
+    if ledger.meta("created") != info.created:
+        log.warning("the index was made anew, or is another one, since the last run: its keys are compared")
+        return False
+    chunks = ledger.counts()[1]
+    if info.records is not None and not chunks <= info.records <= chunks + ledger.loose_count():
+        return False
+    probe = ledger.sample_keys(min(PROBED_KEYS, store.limits.get_keys))
+    return len(store.get(probe)) == len(probe)
+
+
+class Keys:
+    """The keys of a ledger and of its index, in a temporary database that goes to disk when it is large."""
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db = db
+
+    def only_in_ledger(self) -> list[str]:
+        """Keys that the index lacks."""
+        return self._read("SELECT key FROM known EXCEPT SELECT key FROM there")
+
+    def only_in_index(self) -> list[str]:
+        """Keys that no document of the ledger has; those that are loose anyway are left out."""
+        return self._read("SELECT key FROM there EXCEPT SELECT key FROM known EXCEPT SELECT key FROM loose")
+
+    def files_that_lack_some(self) -> list[str]:
+        """The ledger's files of which the index lacks a chunk."""
+        return self._read(
+            "SELECT DISTINCT file FROM known WHERE NOT EXISTS (SELECT 1 FROM there WHERE there.key = known.key)"
+        )
+
+    def in_index(self) -> int:
+        """How many keys the index has."""
+        return int(self._db.execute("SELECT count(*) FROM there").fetchone()[0])
+
+    def _read(self, query: str) -> list[str]:
+        return [row[0] for row in self._db.execute(query)]
+
+
+@contextmanager
+def keys_of(ledger: Ledger, store: VectorStore) -> Iterator[Keys]:
+    """All keys of both, listed and read once."""
+    with closing(sqlite3.connect("")) as db:
+        db.execute("CREATE TABLE known (key TEXT PRIMARY KEY, file TEXT) WITHOUT ROWID")
+        db.execute("CREATE TABLE there (key TEXT PRIMARY KEY) WITHOUT ROWID")
+        db.execute("CREATE TABLE loose (key TEXT PRIMARY KEY) WITHOUT ROWID")
+        known = ((key, row.file) for row in ledger.documents() for key in row.keys)
+        db.executemany("INSERT OR IGNORE INTO known VALUES (?, ?)", known)
+        db.executemany("INSERT OR IGNORE INTO there VALUES (?)", ((key,) for key in store.keys()))
+        db.executemany("INSERT INTO loose VALUES (?)", ((key,) for key in ledger.loose(-1)))
+        yield Keys(db)
