@@ -20,6 +20,8 @@ from ragctl.loading import load
 from ragctl.state import open_state
 from tests.cli import experiment, ragctl, write_docs
 from tests.pdfs import encrypted_pdf
+from tests.places import embedding_at
+from tests.servers.openai_server import OpenAIServer
 
 Ingest = Callable[..., IngestResult]
 
@@ -381,3 +383,120 @@ def test_the_second_of_two_runs_at_once_is_turned_away(folder: Path) -> None:
     assert ended.status == 7
     assert "another run holds the lease on this index" in ended.err
     assert ragctl("ingest", folder / "experiment.yaml").status == 0
+
+
+def test_one_poison_document_does_not_stop_the_pruning(folder: Path) -> None:
+    """A file that never gets in is one of all documents, not one of one: what is gone is still removed."""
+    (folder / "docs/bad.pdf").write_bytes(b"%PDF-1.7 rubbish")
+    settings = "ingest.fail_threshold=0.5"
+    assert run(folder, settings).counts.failed == 1
+    (folder / "docs/d3.md").unlink()
+    result = run(folder, settings)
+    assert (result.counts.failed, result.counts.deleted, result.gave_up) == (1, 1, False)
+    assert "docs/d3.md" not in documents(folder)
+
+
+def test_a_run_in_which_most_fails_is_given_up(folder: Path) -> None:
+    """The share is one of all documents, those that are left alone among them."""
+    run(folder)
+    for i in range(40):
+        (folder / f"docs/bad{i}.pdf").write_bytes(b"%PDF-1.7 rubbish")
+    result = run(folder, "ingest.fail_threshold=0.5")
+    assert result.gave_up
+    assert 25 < result.counts.failed < 40
+
+
+RECORDS = {
+    "kind": "local",
+    "name": "docs",
+    "path": "docs",
+    "records": [{"files": "*.jsonl", "metadata": ["note"]}],
+}
+
+
+def write_records(folder: Path, *numbers: int, poison: int | None = None) -> None:
+    """A record file, one record of which no store takes."""
+    rows = [
+        {"id": str(n), "text": f"Record {n}.", "note": "x" * 5_000 if n == poison else "short"}
+        for n in numbers
+    ]
+    (folder / "docs/r.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def test_a_poison_record_does_not_keep_others_from_being_deleted(tmp_path: Path) -> None:
+    """A record that is gone from its file goes, though another one of the file cannot get in."""
+    write_docs(tmp_path, TEXTS)
+    experiment(tmp_path, sources=[RECORDS], ingest={"workers": 1})
+    write_records(tmp_path, *range(7), poison=5)
+    assert run(tmp_path).counts.failed == 1
+    write_records(tmp_path, 0, 1, 3, 4, 5, 6, poison=5)
+    result = run(tmp_path)
+    assert (result.counts.failed, result.counts.deleted) == (1, 1)
+    assert "docs/r.jsonl#2" not in documents(tmp_path)
+    assert "docs/r.jsonl#3" in documents(tmp_path)
+
+
+def test_what_the_store_would_refuse_is_not_embedded(tmp_path: Path) -> None:
+    """It fails each time, and costs nothing."""
+    write_docs(tmp_path, {"plain.md": "A plain text.\n"})
+    with OpenAIServer() as server:
+        experiment(tmp_path, sources=[RECORDS], ingest={"workers": 1}, embedding=embedding_at(server.url))
+        write_records(tmp_path, 5, poison=5)
+        result = run(tmp_path)
+        texts = [text for request in server.requests for text in request["input"]]
+    assert [(f.document, f.stage) for f in result.failures] == [("docs/r.jsonl#5", "put")]
+    assert "filterable metadata take" in result.failures[0].error
+    assert "A plain text." in texts
+    assert not any("Record 5" in text for text in texts)
+
+
+def test_sources_that_were_truncated_do_not_empty_the_index(folder: Path) -> None:
+    """Files that are still there but have no text any more count as gone: refused, and the old text answers."""
+    run(folder)
+    whole = stored(folder)
+    for path in (folder / "docs").iterdir():
+        path.write_text("")
+    with pytest.raises(Refused) as caught:
+        run(folder)
+    assert caught.value.message == (
+        "10 of 10 documents are gone from the sources or have no text any more, more than the 20% that one run may "
+        "remove; nothing was removed"
+    )
+    assert stored(folder) == whole
+    with pytest.raises(Refused):  # and so again, though the files are the same as last time
+        run(folder)
+    assert run(folder, max_delete=1.0).counts.empty == 10
+    assert stored(folder) == {}
+    assert run(folder).counts.unchanged == 10
+
+
+def test_one_document_may_lose_its_text(folder: Path) -> None:
+    """Its chunks go, and the next run has nothing to do."""
+    run(folder)
+    (folder / "docs/d3.md").write_text("\n")
+    assert run(folder).counts.empty == 1
+    assert "docs/d3.md" not in documents(folder)
+    result = run(folder)
+    assert (result.counts.unchanged, result.counts.empty) == (10, 0)
+
+
+def test_a_file_that_is_named_like_a_record_is_refused(tmp_path: Path) -> None:
+    """Two documents under one id would be one."""
+    write_docs(tmp_path, {"r.jsonl#x.txt": "A file.\n", "other#1.txt": "Another file.\n"})
+    experiment(tmp_path, sources=[RECORDS])
+    assert run(tmp_path).counts.added == 2
+    write_records(tmp_path, 1)
+    with pytest.raises(Refused) as caught:
+        run(tmp_path)
+    assert caught.value.message == (
+        "docs/r.jsonl#x.txt and a record of docs/r.jsonl could come under one document id"
+    )
+    assert documents(tmp_path) == ["docs/other#1.txt", "docs/r.jsonl#x.txt"]
+
+
+def test_a_checksum_run_says_how_long_it_read(folder: Path) -> None:
+    """Also where all that it read is as it was."""
+    run(folder)
+    result = run(folder, checksum=True)
+    assert result.counts.unchanged == 10
+    assert result.stages["read"] > 0
