@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from uuid import uuid4
@@ -26,6 +26,10 @@ from ragctl.state import Conflict, State
 log = logging.getLogger("ragctl.lease")
 
 TTL_S = 60.0  # a holder that has been silent for so long has lost it
+BEATS = 4  # renewals in that time
+SKEW_S = 900.0  # by which clocks may differ: S3 refuses the requests of one that is off by more
+YEAR_10000_S = 253_402_300_800.0  # the first moment that no calendar here knows
+POLL_S = 0.1  # how soon a run that waits notices that it is told to stop
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +59,7 @@ class Lease:
         self._version = version
         self._ttl_s = ttl_s
         self._renewed = _clock()
+        self._writing = threading.Lock()  # the heartbeat and the run do not write at once
         self._lost = False
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="lease", daemon=True)
@@ -80,7 +85,7 @@ class Lease:
         if self._lost:
             return
         try:
-            self._state.write(self._name, _encode(self._with(expires=0.0)), expect=self._version)
+            self._save(replace(self._holder, expires=0.0))
         except (Conflict, RagctlError) as error:
             log.warning("lease not given back, it will expire: %s", error)
 
@@ -93,14 +98,14 @@ class Lease:
             self._lost = True
 
     def _beat(self) -> None:
-        while not self._stop.wait(self._ttl_s / 4):
-            self._renew()
+        while not self._stop.wait(self._ttl_s / BEATS):
+            with self._writing:
+                self._renew()
 
     def _renew(self) -> None:
         before = _clock()  # the time that counts is from before the write reached anybody
-        holder = self._with(expires=time.time() + self._ttl_s)
         try:
-            self._version = self._state.write(self._name, _encode(holder), expect=self._version)
+            self._save(replace(self._holder, expires=time.time() + self._ttl_s))
         except Conflict:
             self._lost = True
             self._stop.set()
@@ -110,8 +115,22 @@ class Lease:
             return
         self._renewed = before
 
-    def _with(self, *, expires: float) -> Holder:
-        return Holder(**{**asdict(self._holder), "expires": expires})
+    def _save(self, holder: Holder) -> None:
+        """Write our lease anew. Raises Conflict where somebody else's stands there, or none."""
+        try:
+            version = self._state.write(self._name, _encode(holder), expect=self._version)
+        except Conflict:
+            # a renewal may have got there of which all that we heard is that the state location cannot be reached
+            found = self._state.read(self._name)
+            current = decode(found.data) if found else None
+            if found is None or current is None or current.id != holder.id:
+                raise
+            version = self._state.write(self._name, _encode(holder), expect=found.version)
+        self._holder, self._version = holder, version
+
+
+def _never() -> bool:
+    return False
 
 
 @contextmanager
