@@ -17,7 +17,7 @@ from ragctl import fingerprints, indexes, repeats, workers
 from ragctl.errors import Refused
 from ragctl.guard import DeleteGuard
 from ragctl.lease import hold
-from ragctl.manifest import Failure, Ledger, copy_ledger
+from ragctl.manifest import Failure, Ledger, copy_ledger, fence_seen
 from ragctl.pipeline import Pipeline
 from ragctl.planning import Listing, Plan, Planned
 from ragctl.remote_ledger import RemoteLedger
@@ -414,20 +414,23 @@ def _dry_run(
 
 
 @contextmanager
-def writing_ledger(state: State, index: str, lease: Lease) -> Iterator[Ledger]:
-    """The index's ledger, to be written under our lease."""
+def writing_ledger(state: State, index: str, lease: Lease, *, anew: bool = False) -> Iterator[Ledger]:
+    """The index's ledger, to be written under our lease; `anew`: an empty one, published only if the block ends well."""
     name = ledger_name(index)
+    is_whole = not anew
     with tempfile.TemporaryDirectory() as folder:
         ledger = (
-            Ledger(state.path(name), fence=lease.fence)
+            Ledger(state.path(name), fence=lease.fence_above(fence_seen(state.path(name))))
             if isinstance(state, LocalState)
-            else RemoteLedger(state, name, Path(folder) / "ledger.sqlite", fence=lease.fence)
+            else RemoteLedger(state, name, Path(folder) / "ledger.sqlite", lease, anew=anew)
         )
         try:
             yield ledger
+            is_whole = True
         finally:
             try:
-                ledger.publish(force=True)
+                if is_whole:
+                    ledger.publish(force=True)
             finally:
                 ledger.close()
 

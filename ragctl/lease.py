@@ -78,6 +78,25 @@ class Lease:
                 hint="what is saved is consistent; run the command again",
             )
 
+    def fence_above(self, seen: int) -> int:
+        """Our fence, made greater than one that the ledger has seen: the lease's file was lost after a holder whose
+        clock was ahead. Raises LeaseLost.
+
+        It is made so by a write that succeeds only while nobody has taken the lease over; so a holder that slept past
+        its time stays below whoever did.
+        """
+        if seen >= self.fence:
+            with self._writing:
+                try:
+                    self._save(replace(self._holder, fence=seen + 1, expires=time.time() + self._ttl_s))
+                except Conflict as error:
+                    self._lost = True
+                    raise LeaseLost(
+                        "another run took over this index while this one was paused",
+                        hint="what is saved is consistent; run the command again",
+                    ) from error
+        return self.fence
+
     def release(self) -> None:
         """Give it back; a lease that somebody took over is left alone."""
         self._stop.set()

@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -62,8 +63,6 @@ def test_a_lease_that_was_given_back_is_free(state: LocalState) -> None:
 def test_a_waiting_run_gets_the_lease_when_it_is_given_back(state: LocalState) -> None:
     """--wait outlasts the run before."""
     first = acquire(state, NAME, "ingest", wait_s=0)
-    import threading
-
     threading.Timer(0.2, first.release).start()
     second = acquire(state, NAME, "ingest", wait_s=30)
     assert second.fence == first.fence + 1
@@ -73,7 +72,7 @@ def test_a_waiting_run_gets_the_lease_when_it_is_given_back(state: LocalState) -
 def test_an_expired_lease_is_taken_over(state: LocalState) -> None:
     """A machine that vanished does not block the index for ever."""
     leave(state, expires=time.time() - 1)
-    with hold(state, NAME, "ingest") as lease:
+    with hold(state, NAME, "ingest", ttl_s=1.2) as lease:  # which is how long it is looked at: see below
         assert lease.fence == 5
 
 
@@ -179,3 +178,34 @@ def test_a_lease_whose_file_is_lost_counts_as_none(state: LocalState, damaged: b
         state.delete(NAME)
     with hold(state, NAME, "ingest") as lease:
         assert lease.fence >= before.fence
+
+
+# --- a ledger that has seen more than the lease's file says ----------------------------------------------
+
+
+def test_a_fence_is_raised_above_what_the_ledger_has_seen(state: LocalState) -> None:
+    """The next holder's is above it, too."""
+    with hold(state, NAME, "ingest") as lease:
+        before = lease.fence
+        assert lease.fence_above(before - 1) == before
+        assert lease.fence_above(before + 99) == before + 100
+        lease.check()
+        found = state.read(NAME)
+        holder = decode(found.data) if found else None
+        assert holder is not None
+        assert (holder.fence, holder.expires > time.time()) == (before + 100, True)
+    with hold(state, NAME, "ingest") as after:
+        assert after.fence == before + 101
+
+
+def test_a_fence_is_not_raised_above_that_of_who_took_over(state: LocalState) -> None:
+    """A holder that slept past its time sees a greater fence in the ledger, and learns why."""
+    lease = acquire(state, NAME, "ingest", wait_s=0)
+    leave(state, fence=lease.fence + 1)
+    theirs = state.read(NAME)
+    with pytest.raises(LeaseLost, match="another run took over this index while this one was paused"):
+        lease.fence_above(lease.fence + 1)
+    with pytest.raises(LeaseLost):
+        lease.check()
+    lease.release()
+    assert state.read(NAME) == theirs

@@ -17,12 +17,15 @@ from ragctl import deployment
 from ragctl.deployment import Record
 from ragctl.errors import ServiceError
 from ragctl.lease import acquire, decode, hold
+from ragctl.manifest import DocumentRow
+from ragctl.remote_ledger import RemoteLedger
 from ragctl.state import Conflict, S3State
 from tests.processes import HeldPlace, held_place, until
 from tests.servers.clients import REGION, connect
 from tests.servers.s3_front import S3Front
 
 LEASE = "papers/lease.json"
+LEDGER = "papers/ledger.sqlite"
 
 
 @pytest.fixture(scope="module")
@@ -120,8 +123,9 @@ def test_a_lease_is_taken_renewed_and_given_back(bucket: Bucket) -> None:
             lambda: bucket.front.lost["lease.json"] > 2, "another one"
         )  # which builds on the version of the first
         lease.check()
+        assert lease.fence_above(first["fence"] + 10) == first["fence"] + 11
     last = holder_of(bucket.others)
-    assert (last["id"], last["fence"], last["expires"]) == (first["id"], first["fence"], 0.0)
+    assert (last["id"], last["fence"], last["expires"]) == (first["id"], first["fence"] + 11, 0.0)
 
 
 def unreachable_after(state: S3State, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,6 +165,24 @@ def test_a_renewal_over_the_lease_of_somebody_else(bucket: Bucket) -> None:
     found = bucket.others.read(LEASE)
     assert found is not None
     assert found.data == theirs
+
+
+# --- the ledger ------------------------------------------------------------------------------------------
+
+
+def test_a_ledger_is_published(bucket: Bucket, tmp_path: Path) -> None:
+    """Each time, though its answer is lost."""
+    bucket.front.loses = {"ledger.sqlite"}
+    with hold(bucket.ours, LEASE, "ingest") as lease:
+        ledger = RemoteLedger(bucket.ours, LEDGER, tmp_path / "copy", lease)
+        ledger.settle([DocumentRow("d", "d", "h", "f", ("k",))], [], [])
+        assert ledger.publish(force=True)
+        assert ledger.publish(force=True)  # with nothing new, the very same bytes
+        ledger.close()
+    assert bucket.front.lost == Counter({"ledger.sqlite": 3})
+    found = bucket.others.read(LEDGER)
+    assert found is not None
+    assert found.data == (tmp_path / "copy").read_bytes()
 
 
 # --- a whole run -----------------------------------------------------------------------------------------
