@@ -44,6 +44,15 @@ class Holder:
     command: str
     expires: float
 
+    def __post_init__(self) -> None:
+        """Raise ValueError for what no holder has ever written."""
+        texts = (self.id, self.host, self.started, self.command)
+        numbers = (self.fence, self.pid)
+        if not all(isinstance(text, str) for text in texts) or not all(isinstance(n, int) for n in numbers):
+            raise ValueError("a lease of other types")
+        if not 0 <= self.expires < YEAR_10000_S:  # which NaN is not, either; a text is a TypeError
+            raise ValueError(f"a lease until {self.expires}")
+
     def __str__(self) -> str:
         until = datetime.fromtimestamp(self.expires, UTC).strftime("%Y-%m-%d %H:%M:%S")
         return f"{self.command} (process {self.pid} on {self.host}, until {until} UTC unless renewed)"

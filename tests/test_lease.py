@@ -17,7 +17,7 @@ import pytest
 
 from ragctl import lease as lease_module
 from ragctl.errors import LeaseHeld, LeaseLost
-from ragctl.lease import Holder, acquire, decode, hold
+from ragctl.lease import Holder, acquire, decode, held_by, hold
 from ragctl.state import LocalState
 
 NAME = "papers/lease.json"
@@ -178,6 +178,41 @@ def test_a_lease_whose_file_is_lost_counts_as_none(state: LocalState, damaged: b
         state.delete(NAME)
     with hold(state, NAME, "ingest") as lease:
         assert lease.fence >= before.fence
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"expires": 1e300},
+        {"expires": 253_402_300_800},
+        {"expires": float("inf")},
+        {"expires": float("nan")},
+        {"expires": -1},
+        {"expires": "tomorrow"},
+        {"expires": None},
+        {"fence": "4"},
+        {"pid": None},
+        {"host": 7},
+        {"colour": "red"},
+    ],
+    ids=str,
+)
+def test_a_lease_that_nobody_wrote_like_this_counts_as_none(
+    state: LocalState, facts: dict[str, object]
+) -> None:
+    """It is damaged: it neither locks anybody out nor brings a run down."""
+    leave(state, **facts)
+    assert held_by(state, NAME) is None
+    before = int(time.time() * 1_000)
+    with hold(state, NAME, "ingest") as lease:
+        assert before <= lease.fence <= int(time.time() * 1_000)
+
+
+def test_a_lease_until_the_last_day_is_told(state: LocalState) -> None:
+    """A clock may be far ahead; what it says can still be printed."""
+    leave(state, expires=253_402_300_799.0)
+    with pytest.raises(LeaseHeld, match=r"until 9999-12-31 23:59:59 UTC unless renewed"):
+        acquire(state, NAME, "ingest", wait_s=0)
 
 
 # --- a ledger that has seen more than the lease's file says ----------------------------------------------
