@@ -181,7 +181,9 @@ def ingest_index(
             ledger = stack.enter_context(reading_ledger(state, index))
             listing = _listed(experiment, ledger, options, files)
             return _dry_run(experiment, ledger, options, start, listing, guard)
-        lease = stack.enter_context(hold(state, lease_name(index), "ingest", wait_s=options.wait_s))
+        lease = stack.enter_context(
+            hold(state, lease_name(index), "ingest", wait_s=options.wait_s, stopping=progress.stopping.is_set)
+        )
         ledger = stack.enter_context(writing_ledger(state, index, lease))
         if ledger.meta("created") is None:
             workers.prepare(

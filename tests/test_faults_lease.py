@@ -6,6 +6,7 @@ import json
 import signal
 import socket
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -106,6 +107,32 @@ def test_a_run_that_waits_in_vain(place: HeldPlace) -> None:
         ended = place.start("--wait", "1s").end()
     assert ended.status == 7
     assert "another run holds the lease on this index" in ended.err
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
+def test_a_run_that_is_told_to_stop_while_it_waits(place: HeldPlace, number: signal.Signals) -> None:
+    """It ends at once with 130, and its record says that it was interrupted; the holder goes on."""
+    with place.start_held() as holder:
+        lease = lease_of(place)
+        with place.start("--wait", "10m") as waiting:
+            waiting.says("waiting for the lease of ingest")
+            begun = time.monotonic()
+            waiting.send(number)
+            ended = waiting.end()
+            assert time.monotonic() - begun < 10
+        assert (ended.status, ended.out) == (130, "")
+        assert ended.err.splitlines()[-2:] == [
+            f"ragctl: {number.name}: finishing what is in flight; again to stop at once",
+            "ragctl: interrupted",
+        ]
+        reports = {
+            json.loads(path.read_bytes())["status"] for path in place.folder.glob("runs/*-ingest-*/run.json")
+        }
+        assert reports == {"running", "interrupted"}
+        assert lease_of(place)["id"] == lease["id"]
+        place.models.gate.set()
+        assert holder.end().status == 0
+    assert_undisturbed(place)
 
 
 @pytest.mark.parametrize("data", [None, b'{"id": "x", "fen'], ids=["removed", "damaged"])
@@ -266,6 +293,22 @@ def test_a_lease_lost_after_a_run_a_year_ahead(anywhere: HeldPlace, tmp_path: Pa
         ended = place.ragctl("ingest", "--json")
         assert (ended.status, ended.json["documents"]["changed"]) == (0, 1), ended.err
         assert lease_of(place)["fence"] == fence + further
+    assert_undisturbed(place)
+
+
+def test_a_machine_minutes_ahead_respects_who_renews(place: HeldPlace, tmp_path: Path) -> None:
+    """To its clock the lease has just expired; it waits for a heartbeat before it believes that."""
+    (tmp_path / "offset").write_text("300")
+    beats = lasting(8)
+    with place.start_held(
+        prelude=beats + "import socket; socket.gethostname = lambda: 'elsewhere'\n"
+    ) as holder:
+        lease = lease_of(place)
+        ended = place.start(prelude=beats + clock(tmp_path / "offset")).end()
+        assert ended.status == 7, ended.err
+        assert lease_of(place)["id"] == lease["id"]
+        place.models.gate.set()
+        assert holder.end().status == 0
     assert_undisturbed(place)
 
 

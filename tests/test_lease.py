@@ -76,6 +76,46 @@ def test_an_expired_lease_is_taken_over(state: LocalState) -> None:
         assert lease.fence == 5
 
 
+def test_a_lease_that_expired_long_ago_is_taken_over_at_once(state: LocalState) -> None:
+    """No two clocks are so far apart."""
+    begun = time.monotonic()
+    leave(state, expires=time.time() - 901)
+    with hold(state, NAME, "ingest") as lease:
+        assert lease.fence == 5
+    assert time.monotonic() - begun < 10
+
+
+def test_a_lease_that_has_just_expired_is_looked_at_first(state: LocalState) -> None:
+    """It may be our clock that is ahead: for a third of the time that a lease lasts nobody must renew it."""
+    begun = time.monotonic()
+    leave(state, expires=time.time() - 899)
+    with hold(state, NAME, "ingest", ttl_s=1.2) as lease:
+        assert lease.fence == 5
+    assert time.monotonic() - begun >= 0.4
+
+
+def test_a_live_holder_whose_clock_is_behind_keeps_its_lease(state: LocalState) -> None:
+    """What it writes has always expired by our clock; that it writes says that it is alive."""
+    ended = threading.Event()
+
+    def renew() -> None:
+        while not ended.wait(0.05):
+            leave(state, expires=time.time() - 300)
+
+    leave(state, expires=time.time() - 300)
+    holder = threading.Thread(target=renew)
+    holder.start()
+    try:
+        for wait_s in (0.0, 1.5):
+            with pytest.raises(LeaseHeld):
+                acquire(state, NAME, "ingest", wait_s=wait_s, ttl_s=3.0)
+    finally:
+        ended.set()
+        holder.join()
+    with hold(state, NAME, "ingest", ttl_s=1.2) as lease:  # now that it is silent
+        assert lease.fence == 5
+
+
 def test_a_lease_of_another_machine_is_respected(state: LocalState) -> None:
     """Its processes cannot be looked at, so only its time counts."""
     leave(state)
@@ -115,6 +155,56 @@ def test_a_reused_process_number_is_not_taken_for_the_holder(state: LocalState) 
     leave(state, host=socket.gethostname(), pid=os.getpid(), started="1")
     with hold(state, NAME, "ingest") as lease:
         assert lease.fence == 5
+
+
+def test_a_process_of_another_container_is_not_taken_for_dead(state: LocalState) -> None:
+    """Containers may share a host name; a process that we do not see may be alive in the other one."""
+    here = {"host": socket.gethostname(), "pid": os.getpid(), "started": "1"}
+    leave(state, **here, space="another boot pid:[4026531836]")
+    with pytest.raises(LeaseHeld):
+        acquire(state, NAME, "ingest", wait_s=0)
+    leave(state, **here, space=lease_module._space())
+    with hold(state, NAME, "ingest") as lease:
+        assert lease.fence == 5
+
+
+def test_a_lease_says_where_its_process_can_be_seen(state: LocalState) -> None:
+    """The boot of the kernel, for every machine has the same first namespace, and the namespace."""
+    with hold(state, NAME, "ingest"):
+        found = state.read(NAME)
+    holder = decode(found.data) if found else None
+    assert holder is not None
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    assert holder.space == f"{boot} {Path('/proc/self/ns/pid').readlink()}"
+
+
+def test_a_run_that_is_told_to_stop_waits_no_longer(state: LocalState) -> None:
+    """A signal while it waits ends it; before, it takes a lease that is free."""
+    with hold(state, NAME, "ingest", stopping=lambda: True):
+        begun = time.monotonic()
+        with pytest.raises(KeyboardInterrupt):
+            acquire(state, NAME, "ingest", wait_s=600, stopping=lambda: time.monotonic() > begun + 0.3)
+        assert time.monotonic() - begun < 5
+
+
+def test_a_run_that_is_told_to_stop_does_not_take_what_becomes_free(
+    state: LocalState, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even what was given back at the same moment."""
+    first = acquire(state, NAME, "ingest", wait_s=0)
+    told = threading.Event()
+
+    def give_back(*_: object) -> None:
+        first.release()
+        told.set()
+
+    monkeypatch.setattr(lease_module, "_sleep", give_back)
+    with pytest.raises(KeyboardInterrupt):
+        acquire(state, NAME, "ingest", wait_s=600, stopping=told.is_set)
+    found = state.read(NAME)
+    holder = decode(found.data) if found else None
+    assert holder is not None
+    assert (holder.fence, holder.expires) == (first.fence, 0.0)
 
 
 def test_a_heartbeat_keeps_the_lease(state: LocalState) -> None:
