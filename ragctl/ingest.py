@@ -18,7 +18,7 @@ from ragctl import fingerprints, indexes, matching, repeats, workers
 from ragctl.errors import Refused
 from ragctl.guard import DeleteGuard
 from ragctl.lease import hold
-from ragctl.manifest import Failure, Ledger, copy_ledger
+from ragctl.manifest import Failure, Ledger, copy_ledger, fence_seen
 from ragctl.matching import Mismatch
 from ragctl.parsing import RECORD_FORMATS, suffix
 from ragctl.pipeline import Pipeline
@@ -189,7 +189,9 @@ def ingest_index(
             if looks:
                 _match_dry(experiment, ledger, guard)
             return _dry_run(experiment, ledger, options, start, listing, guard)
-        lease = stack.enter_context(hold(state, lease_name(index), "ingest", wait_s=options.wait_s))
+        lease = stack.enter_context(
+            hold(state, lease_name(index), "ingest", wait_s=options.wait_s, stopping=progress.stopping.is_set)
+        )
         ledger = stack.enter_context(writing_ledger(state, index, lease))
         if ledger.meta("created") is None:
             workers.prepare(
@@ -419,20 +421,23 @@ def _dry_run(
 
 
 @contextmanager
-def writing_ledger(state: State, index: str, lease: Lease) -> Iterator[Ledger]:
-    """The index's ledger, to be written under our lease."""
+def writing_ledger(state: State, index: str, lease: Lease, *, anew: bool = False) -> Iterator[Ledger]:
+    """The index's ledger, to be written under our lease; `anew`: an empty one, published only if the block ends well."""
     name = ledger_name(index)
+    is_whole = not anew
     with tempfile.TemporaryDirectory() as folder:
         ledger = (
-            Ledger(state.path(name), fence=lease.fence)
+            Ledger(state.path(name), fence=lease.fence_above(fence_seen(state.path(name))))
             if isinstance(state, LocalState)
-            else RemoteLedger(state, name, Path(folder) / "ledger.sqlite", fence=lease.fence)
+            else RemoteLedger(state, name, Path(folder) / "ledger.sqlite", lease, anew=anew)
         )
         try:
             yield ledger
+            is_whole = True
         finally:
             try:
-                ledger.publish(force=True)
+                if is_whole:
+                    ledger.publish(force=True)
             finally:
                 ledger.close()
 

@@ -426,6 +426,15 @@ def copy_ledger(path: Path, target: Path) -> None:
         source.backup(copy)
 
 
+def fence_seen(path: Path) -> int:
+    """The greatest fence that the ledger has seen; 0 where there is no ledger, or none that says so."""
+    try:
+        with closing(sqlite3.connect(_address(path, "rw"), uri=True)) as db:
+            return int(db.execute("SELECT value FROM meta WHERE name = 'fence'").fetchone()[0])
+    except (sqlite3.Error, TypeError, ValueError):  # what is wrong with it is told by whoever opens it
+        return 0
+
+
 @contextmanager
 def _sqlite_errors(place: str) -> Iterator[None]:
     try:

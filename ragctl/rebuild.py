@@ -46,7 +46,7 @@ def _rebuild_index(experiment: Experiment, state: State, *, dry_run: bool) -> tu
             index = experiment.store.index
             with hold(state, lease_name(index), "ledger rebuild") as lease:
                 state.delete(ledger_name(index))
-                with writing_ledger(state, index, lease) as ledger:
+                with writing_ledger(state, index, lease, anew=True) as ledger:
                     _fill(ledger, found, {file.id for file in list_sources(experiment)})
                     ledger.set_meta(
                         embedder=info.embedder or "", dimension=str(info.dimension), created=info.created

@@ -12,19 +12,28 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 from time import monotonic
+from typing import TYPE_CHECKING
 
-from ragctl.errors import LeaseLost
-from ragctl.manifest import Ledger
-from ragctl.state import Conflict, State
+from ragctl.errors import LeaseLost, StateError
+from ragctl.manifest import Ledger, fence_seen
+from ragctl.state import Conflict
+
+if TYPE_CHECKING:
+    from ragctl.lease import Lease
+    from ragctl.state import State
 
 PUBLISH_EVERY_S = 60.0
 SHARE = 0.05  # of the time, at most, goes into publishing: a large ledger is published less often
 
 
 class RemoteLedger(Ledger):
-    """See the module. `name` is the ledger's file in the state location, `path` that of the local copy."""
+    """See the module. `name` is the ledger's file in the state location, `path` that of the local copy.
 
-    def __init__(self, state: State, name: str, path: Path, *, fence: int) -> None:
+    `anew`: the ledger is empty, and what is in the bucket, journal and all, stays as it is until this one is published
+    in its place. Raises StateError for a damaged journal, without which nobody knows what may be in the store.
+    """
+
+    def __init__(self, state: State, name: str, path: Path, lease: Lease, *, anew: bool = False) -> None:
         self._state = state
         self._name = name
         self._journal = f"{name}.journal/"
@@ -32,12 +41,18 @@ class RemoteLedger(Ledger):
         self._version = found.version if found else None
         if found:
             path.write_bytes(found.data)
+        fence = lease.fence_above(fence_seen(path))
+        if anew:
+            path.unlink(missing_ok=True)
         super().__init__(path, fence=fence, place=f"{state.place.rstrip('/')}/{name}")
         self._announced: list[str] = []
         self._published = monotonic()
         self._took_s = 0.0
-        self._take_journal()
-        self.publish(force=True)
+        if anew:
+            self._announced = state.names(self._journal)
+        else:
+            self._take_journal()
+            self.publish(force=True)
 
     def declare(self, rewritten: Iterable[str], added: Iterable[str], keys: Iterable[str]) -> None:
         declared = {"documents": [*rewritten, *added], "keys": list(keys)}
@@ -73,8 +88,23 @@ class RemoteLedger(Ledger):
         for name in self._state.names(self._journal):
             found = self._state.read(name)
             if found is not None:
-                declared = json.loads(found.data)
-                rows = [self.document(document_id) for document_id in declared["documents"]]
+                documents, keys = self._announcement(name, found.data)
+                rows = [self.document(document_id) for document_id in documents]
                 vouched = {key for row in rows if row is not None for key in row.keys}
-                super().declare(declared["documents"], (), [k for k in declared["keys"] if k not in vouched])
+                super().declare(documents, (), [key for key in keys if key not in vouched])
                 self._announced.append(name)
+
+    def _announcement(self, name: str, data: bytes) -> tuple[list[str], list[str]]:
+        """The documents and keys that a file of the journal names."""
+        try:
+            declared = json.loads(data)
+            documents, keys = list(declared["documents"]), list(declared["keys"])
+        except (ValueError, TypeError, KeyError):
+            pass
+        else:
+            if all(isinstance(text, str) for text in (*documents, *keys)):
+                return documents, keys
+        raise StateError(
+            f"{self._state.place.rstrip('/')}/{name}: is damaged: what a run that died put into the index is not known",
+            hint="make the ledger anew from the index: ragctl ledger rebuild CONFIG",
+        )

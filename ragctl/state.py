@@ -8,11 +8,13 @@ from __future__ import annotations
 import fcntl
 import os
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
+from uuid import uuid4
 
 from ragctl.errors import StateError
 from ragctl.records import short_hash
@@ -124,8 +126,17 @@ class LocalState:
             yield
 
 
+MARK: Final = "ragctl-write"  # user metadata of an object: which write made it
+UNDECIDED_S: Final = (0.2, 1.0, 5.0)  # pauses before a write that another got in the way of is made again
+
+
 class S3State:
-    """A prefix of a bucket; versions are ETags, conditions are S3's If-Match and If-None-Match."""
+    """A prefix of a bucket; versions are ETags, conditions are S3's If-Match and If-None-Match.
+
+    An answer may be lost on its way. The SDK then writes once more, and what refuses that is our own first write. So
+    every conditional write has a mark of its own, and an object that has it is ours. To compare bytes would not do:
+    somebody else may have written the same ones, a deployment record for instance, and must not be taken for us.
+    """
 
     def __init__(self, client: Any, bucket: str, prefix: str) -> None:
         self._client = client
@@ -148,10 +159,17 @@ class S3State:
 
     def write(self, name: str, data: bytes, *, expect: str | None) -> str:
         condition = {"IfNoneMatch": "*"} if expect is None else {"IfMatch": expect}
-        return self._put(name, data, condition)
+        mark = uuid4().hex
+        try:
+            return self._put(name, data, **condition, Metadata={MARK: mark})
+        except Conflict:
+            version = self._version_marked(name, mark)
+            if version is None:
+                raise
+            return version
 
     def overwrite(self, name: str, data: bytes) -> str:
-        return self._put(name, data, {})
+        return self._put(name, data)
 
     def delete(self, name: str) -> None:
         from ragctl.adapters.aws import aws_errors
@@ -170,26 +188,42 @@ class S3State:
                 item["Key"].removeprefix(self._prefix) for page in pages for item in page.get("Contents", ())
             )
 
-    def _put(self, name: str, data: bytes, condition: dict[str, str]) -> str:
+    def _put(self, name: str, data: bytes, **options: Any) -> str:
         from botocore.exceptions import ClientError
 
         from ragctl.adapters.aws import aws_errors
 
-        with aws_errors("s3:PutObject", self.place + name):
-            try:
-                reply = self._client.put_object(
-                    Bucket=self._bucket, Key=self._prefix + name, Body=data, **condition
-                )
-            except ClientError as error:
-                # 412: not the version we expect (or one is there); 409: a write at the same time won; 404 with
-                # If-Match: the file was deleted since
-                code = error.response["Error"]["Code"]
-                if code in ("PreconditionFailed", "ConditionalRequestConflict") or (
-                    condition and code == "NoSuchKey"
-                ):
-                    raise Conflict(name) from error
-                raise
-        return str(reply["ETag"])
+        pauses = iter(UNDECIDED_S)
+        while True:
+            with aws_errors("s3:PutObject", self.place + name):
+                try:
+                    reply = self._client.put_object(
+                        Bucket=self._bucket, Key=self._prefix + name, Body=data, **options
+                    )
+                    return str(reply["ETag"])
+                except ClientError as error:
+                    # 409: a write at the same time, perhaps our own whose answer is lost, is not through yet;
+                    # 412: not the version we expect (or one is there); 404 with If-Match: the file was deleted since
+                    code = error.response["Error"]["Code"]
+                    is_undecided = code == "ConditionalRequestConflict"
+                    pause = next(pauses, None) if is_undecided else None
+                    if pause is None:
+                        if is_undecided or code == "PreconditionFailed" or (options and code == "NoSuchKey"):
+                            raise Conflict(name) from error
+                        raise
+            time.sleep(pause)
+
+    def _version_marked(self, name: str, mark: str) -> str | None:
+        """The version of the object as the write with this mark left it; None where another write, or none, did."""
+        from ragctl.adapters.aws import aws_errors
+        from ragctl.errors import NotFound
+
+        try:
+            with aws_errors("s3:HeadObject", self.place + name):
+                reply = self._client.head_object(Bucket=self._bucket, Key=self._prefix + name)
+        except NotFound:
+            return None
+        return str(reply["ETag"]) if reply["Metadata"].get(MARK) == mark else None
 
     @staticmethod
     def _code(error: Exception) -> str:

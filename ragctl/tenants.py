@@ -53,7 +53,8 @@ def ingest_tenants(
         _guard(experiment, options, planned).check()
         counts = _sum(Counts, [result.counts for result in planned])
         return replace(_joined(experiment, planned, strays(experiment, listing), counts, start), dry_run=True)
-    with hold(state, lease_name(experiment.store.index), "ingest", wait_s=options.wait_s):
+    stopping = progress.stopping.is_set
+    with hold(state, lease_name(experiment.store.index), "ingest", wait_s=options.wait_s, stopping=stopping):
         listing = list_sources(experiment)
         tenants = registry.add(listing.tenants())
         dry = replace(options, dry_run=True)

@@ -6,6 +6,7 @@ import json
 import signal
 import socket
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -106,6 +107,32 @@ def test_a_run_that_waits_in_vain(place: HeldPlace) -> None:
         ended = place.start("--wait", "1s").end()
     assert ended.status == 7
     assert "another run holds the lease on this index" in ended.err
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
+def test_a_run_that_is_told_to_stop_while_it_waits(place: HeldPlace, number: signal.Signals) -> None:
+    """It ends at once with 130, and its record says that it was interrupted; the holder goes on."""
+    with place.start_held() as holder:
+        lease = lease_of(place)
+        with place.start("--wait", "10m") as waiting:
+            waiting.says("waiting for the lease of ingest")
+            begun = time.monotonic()
+            waiting.send(number)
+            ended = waiting.end()
+            assert time.monotonic() - begun < 10
+        assert (ended.status, ended.out) == (130, "")
+        assert ended.err.splitlines()[-2:] == [
+            f"ragctl: {number.name}: finishing what is in flight; again to stop at once",
+            "ragctl: interrupted",
+        ]
+        reports = {
+            json.loads(path.read_bytes())["status"] for path in place.folder.glob("runs/*-ingest-*/run.json")
+        }
+        assert reports == {"running", "interrupted"}
+        assert lease_of(place)["id"] == lease["id"]
+        place.models.gate.set()
+        assert holder.end().status == 0
+    assert_undisturbed(place)
 
 
 @pytest.mark.parametrize("data", [None, b'{"id": "x", "fen'], ids=["removed", "damaged"])
@@ -217,6 +244,25 @@ def test_an_old_holder_that_wakes_up_cannot_write(anywhere: HeldPlace) -> None:
     assert_undisturbed(place)
 
 
+def test_an_old_holder_whose_clock_was_ahead_cannot_write(place: HeldPlace, tmp_path: Path) -> None:
+    """Its fence is of next year and its lease's file is removed: who comes then is above it all the same."""
+    (tmp_path / "offset").write_text(str(365 * DAY_S))
+    with place.start_held(prelude=clock(tmp_path / "offset")) as old:
+        until(lambda: stopped_between_saves(place, old), "it lets go of its ledger")
+        fence = lease_of(place)["fence"]
+        (place.folder / "state" / "test" / "lease.json").unlink()
+        ended = place.start().end()
+        assert ended.status == 0, ended.err
+        assert lease_of(place)["fence"] == fence + 1
+        before = place.held(), state_of(place, "ledger.sqlite"), lease_of(place), writes_to(place)
+        place.models.gate.set()
+        old.send_to_all(signal.SIGCONT)
+        ended = old.end()
+    assert (ended.status, ended.out) == (7, "")
+    assert (place.held(), state_of(place, "ledger.sqlite"), lease_of(place), writes_to(place)) == before
+    assert_undisturbed(place)
+
+
 # --- clocks that jump ------------------------------------------------------------------------------------
 
 
@@ -232,6 +278,37 @@ def test_a_machine_a_day_ahead_takes_over_and_the_holder_yields(place: HeldPlace
     assert (ended.status, ended.out) == (7, "")
     assert "ragctl: error: another run took over this index while this one was paused\n" in ended.err
     assert (place.held(), state_of(place, "ledger.sqlite"), writes_to(place)) == before
+    assert_undisturbed(place)
+
+
+def test_a_lease_lost_after_a_run_a_year_ahead(anywhere: HeldPlace, tmp_path: Path) -> None:
+    """The ledger has seen a fence of next year: the next holder's is above it, and so are those of all after it."""
+    place = anywhere
+    (tmp_path / "offset").write_text(str(365 * DAY_S))
+    assert place.start(prelude=clock(tmp_path / "offset")).end().status == 0
+    fence = lease_of(place)["fence"]
+    open_state(load(place.folder / "experiment.yaml")).delete("test/lease.json")
+    for further in (1, 2):
+        place.write({"d001.md": f"Note 1, written anew for the {further}. time.\n"})
+        ended = place.ragctl("ingest", "--json")
+        assert (ended.status, ended.json["documents"]["changed"]) == (0, 1), ended.err
+        assert lease_of(place)["fence"] == fence + further
+    assert_undisturbed(place)
+
+
+def test_a_machine_minutes_ahead_respects_who_renews(place: HeldPlace, tmp_path: Path) -> None:
+    """To its clock the lease has just expired; it waits for a heartbeat before it believes that."""
+    (tmp_path / "offset").write_text("300")
+    beats = lasting(8)
+    with place.start_held(
+        prelude=beats + "import socket; socket.gethostname = lambda: 'elsewhere'\n"
+    ) as holder:
+        lease = lease_of(place)
+        ended = place.start(prelude=beats + clock(tmp_path / "offset")).end()
+        assert ended.status == 7, ended.err
+        assert lease_of(place)["id"] == lease["id"]
+        place.models.gate.set()
+        assert holder.end().status == 0
     assert_undisturbed(place)
 
 
