@@ -13,7 +13,7 @@ from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from ragctl import fingerprints, indexes, repeats, workers
+from ragctl import fingerprints, indexes, matching, repeats, workers
 from ragctl.errors import Refused
 from ragctl.guard import DeleteGuard
 from ragctl.lease import hold
@@ -286,12 +286,8 @@ class _Run:
             s.store.create(spec)
             info = indexes.require(s.store, self._experiment.store.index)
         indexes.refuse_other_settings(info, spec)
+        matching.refuse_lost_ledger(s.ledger, s.store, info)
         is_new = s.ledger.meta("created") is None
-        if is_new and next(s.store.keys(), None) is not None:
-            raise Refused(
-                f"index {info.name} holds chunks, but there is no whole ledger of it ({s.ledger.place})",
-                hint="if state: names the right place, make the ledger anew: ragctl ledger rebuild CONFIG",
-            )
         lost = forget_lost(s.ledger, s.store, info)
         s.ledger.set_meta(embedder=spec.embedder, dimension=str(spec.dimension), created=info.created)
         if is_new:  # before the first put, so that a run that dies is not taken for a lost ledger
