@@ -9,6 +9,9 @@ from ragctl.errors import Refused
 if TYPE_CHECKING:
     from ragctl.config import Experiment
 
+GONE = "documents are gone from the sources"
+MEANT = "check the sources; if it is meant: ragctl ingest CONFIG --max-delete 1.0"
+
 
 class DeleteGuard:
     """Refuses to remove more documents than one run may, counted over all the indexes that it works on."""
@@ -22,13 +25,13 @@ class DeleteGuard:
         """`deleted` of the `total` documents of an index are to go; replaces what was expected of it before."""
         self._indexes[index] = deleted, total
 
-    def check(self) -> None:
-        """Raise Refused when that is too much."""
+    def check(self, what: str = GONE, hint: str = MEANT) -> None:
+        """Raise Refused when that is too much; `what` says why they are to go."""
         deleted = sum(gone for gone, _ in self._indexes.values())
         total = sum(documents for _, documents in self._indexes.values())
         if total and deleted > self._share * total:
             raise Refused(
-                f"{deleted} of {total} documents are gone from the sources, more than the {self._share:.0%} that one "
-                "run may remove; nothing was removed",
-                hint="check the sources; if it is meant: ragctl ingest CONFIG --max-delete 1.0",
+                f"{deleted} of {total} {what}, more than the {self._share:.0%} that one run may remove; nothing was "
+                "removed",
+                hint=hint,
             )
