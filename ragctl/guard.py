@@ -9,6 +9,9 @@ from ragctl.errors import Refused
 if TYPE_CHECKING:
     from ragctl.config import Experiment
 
+GONE = "documents are gone from the sources"
+MEANT = "check the sources; if it is meant: ragctl ingest CONFIG --max-delete 1.0"
+
 
 class DeleteGuard:
     """Refuses to remove more documents than one run may, counted over all the indexes that it works on."""
@@ -24,15 +27,13 @@ class DeleteGuard:
         """
         self._indexes[index] = deleted, emptied, total
 
-    def check(self) -> None:
-        """Raise Refused when that is too much."""
-        if not self._indexes:
-            return
-        gone, emptied, total = (sum(column) for column in zip(*self._indexes.values(), strict=True))
+    def check(self, what: str = GONE, hint: str = MEANT) -> None:
+        """Raise Refused when that is too much; `what` says why they are to go."""
+        gone, emptied, total = map(sum, zip((0, 0, 0), *self._indexes.values(), strict=True))
         deleted = gone + emptied
         if total and deleted > self.share * total:
             raise Refused(
-                f"{deleted} of {total} documents are gone from the sources{' or have no text any more' if emptied else ''}"
-                f", more than the {self.share:.0%} that one run may remove; nothing was removed",
-                hint="check the sources; if it is meant: ragctl ingest CONFIG --max-delete 1.0",
+                f"{deleted} of {total} {what}{' or have no text any more' if emptied else ''}, more than the "
+                f"{self.share:.0%} that one run may remove; nothing was removed",
+                hint=hint,
             )

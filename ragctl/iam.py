@@ -110,7 +110,11 @@ def _s3vectors() -> Iterator[Right]:
     yield _right(part, _ANSWERS, "QueryVectors GetVectors", INDEX, service=service)
     yield _right(part, (VERIFY, REBUILD), "ListVectors GetVectors", INDEX, service=service)
     yield _right(part, (VERIFY,), "PutVectors DeleteVectors", INDEX, service=service, when="with --repair")
-    for command, when in ((CREATE, ""), (INGEST, "where there is no index yet")):
+    for command, when in (
+        (CREATE, ""),
+        (INGEST, "where there is no index yet"),
+        (VERIFY, "with --repair, where the index is gone"),
+    ):
         yield _right(part, (command,), "CreateIndex TagResource", INDEX, service=service, when=when)
         yield _right(part, (command,), "GetVectorBucket", VECTOR_BUCKET, service=service, when=when)
     yield _right(
@@ -151,7 +155,7 @@ def _s3() -> Iterator[Right]:
     yield _right("state: s3", reads, "GetObject", STATE_FILES, service="s3")
     yield _right("state: s3", reads, "ListBucket", STATE, service="s3")
     yield _right("state: s3", (*_WRITES_STATE, DEPLOY), "PutObject", STATE_FILES, service="s3")
-    yield _right("state: s3", (INGEST, REBUILD, TEARDOWN), "DeleteObject", STATE_FILES, service="s3")
+    yield _right("state: s3", (INGEST, TEARDOWN), "DeleteObject", STATE_FILES, service="s3")
     yield _right(
         "state: s3", (VERIFY,), "PutObject DeleteObject", STATE_FILES, service="s3", when="with --repair"
     )

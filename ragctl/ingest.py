@@ -421,23 +421,20 @@ def _dry_run(
 
 
 @contextmanager
-def writing_ledger(state: State, index: str, lease: Lease, *, anew: bool = False) -> Iterator[Ledger]:
-    """The index's ledger, to be written under our lease; `anew`: an empty one, published only if the block ends well."""
+def writing_ledger(state: State, index: str, lease: Lease) -> Iterator[Ledger]:
+    """The index's ledger, to be written under our lease."""
     name = ledger_name(index)
-    is_whole = not anew
     with tempfile.TemporaryDirectory() as folder:
         ledger = (
             Ledger(state.path(name), fence=lease.fence_above(fence_seen(state.path(name))))
             if isinstance(state, LocalState)
-            else RemoteLedger(state, name, Path(folder) / "ledger.sqlite", lease, anew=anew)
+            else RemoteLedger(state, name, Path(folder) / "ledger.sqlite", lease)
         )
         try:
             yield ledger
-            is_whole = True
         finally:
             try:
-                if is_whole:
-                    ledger.publish(force=True)
+                ledger.publish(force=True)
             finally:
                 ledger.close()
 

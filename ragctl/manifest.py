@@ -435,6 +435,24 @@ def fence_seen(path: Path) -> int:
         return 0
 
 
+def replace_ledger(path: Path, new: Path, *, fence: int) -> None:
+    """Put `new`, which is closed and whole, into the place of a ledger that may be damaged or absent: at every moment
+    one of the two stands there.
+
+    Raises LeaseLost when a run with a higher fence has written the old one, StateError when somebody is writing it.
+    """
+    if path.exists():
+        try:
+            Ledger(path, fence=fence).close()  # which undoes half a save, and keeps out every earlier holder
+        except StateError as error:
+            code = getattr(error.__cause__, "sqlite_errorcode", 0)
+            if code & 0xFF == sqlite3.SQLITE_BUSY:  # the low byte: sqlite.org/rescode.html
+                raise
+    with _sqlite_errors(str(path)):
+        Path(f"{path}-journal").unlink(missing_ok=True)  # SQLite would take it for that of the new file
+        new.replace(path)
+
+
 @contextmanager
 def _sqlite_errors(place: str) -> Iterator[None]:
     try:

@@ -61,7 +61,7 @@ def match(ledger: Ledger, store: VectorStore, info: IndexInfo | None, max_strays
     if _seems_whole(ledger, store, info):
         return Mismatch()
     with keys_of(ledger, store) as keys:
-        strays, total = keys.only_in_index(), keys.in_index()
+        strays, total = keys.strays(), keys.in_index()
         if len(strays) > max_strays * total:
             raise Refused(
                 f"{len(strays):,} of the {total:,} chunks in index {info.name} are unknown to its ledger "
@@ -82,7 +82,7 @@ def settle(ledger: Ledger, store: VectorStore) -> None:
     """After a whole run: what the index holds and still no document has is loose, to be deleted."""
     if ledger.meta(UNMATCHED):
         with keys_of(ledger, store) as keys:
-            ledger.loosen(keys.only_in_index())
+            ledger.loosen(keys.strays())
         ledger.set_meta(**{UNMATCHED: ""})
 
 
@@ -118,7 +118,11 @@ class Keys:
         return self._read("SELECT key FROM known EXCEPT SELECT key FROM there")
 
     def only_in_index(self) -> list[str]:
-        """Keys that no document of the ledger has; those that are loose anyway are left out."""
+        """Keys that no document of the ledger has."""
+        return self._read("SELECT key FROM there EXCEPT SELECT key FROM known")
+
+    def strays(self) -> list[str]:
+        """Those of them that the ledger does not know to be loose either."""
         return self._read("SELECT key FROM there EXCEPT SELECT key FROM known EXCEPT SELECT key FROM loose")
 
     def files_that_lack_some(self) -> list[str]:

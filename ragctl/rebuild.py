@@ -1,23 +1,37 @@
-"""The ledger from the index alone: every chunk names its document, so what is there can be read back."""
+"""The ledger from the index alone: every chunk names its document, so what is there can be read back.
+
+It is made beside the old one and takes its place whole, so whatever ends a rebuild leaves the one or the other.
+"""
 
 from __future__ import annotations
 
+import logging
 import sqlite3
+import tempfile
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, closing, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ragctl import indexes
-from ragctl.ingest import lease_name, ledger_name, list_sources, writing_ledger
+from ragctl.errors import RagctlError
+from ragctl.ingest import lease_name, ledger_name, list_sources
 from ragctl.lease import hold
-from ragctl.manifest import DocumentRow, FileRow
+from ragctl.manifest import DocumentRow, FileRow, Ledger, fence_seen, replace_ledger
+from ragctl.planning import Listing
 from ragctl.records import DOCUMENT, START
+from ragctl.remote_ledger import RemoteLedger
+from ragctl.state import LocalState
+from ragctl.tenancy import Registry, has_index_each
 from ragctl.tenants import indexes_wanted
 
 if TYPE_CHECKING:
     from ragctl.adapters.base import VectorStore
     from ragctl.config import Experiment
-    from ragctl.manifest import Ledger
+    from ragctl.lease import Lease
     from ragctl.state import State
+
+log = logging.getLogger("ragctl.rebuild")
 
 BATCH = 5_000  # documents that are saved at once
 
@@ -28,32 +42,83 @@ def rebuild(experiment: Experiment, state: State, *, dry_run: bool) -> tuple[int
     What the index cannot tell (content hashes, sizes, settings) is left open, so the next ingest reads every file, finds
     the chunks in place and embeds only what is missing.
     """
+    with closing(_listing(experiment, state)) as listing:
+        listed = {file.id for file in listing}
+        wanted = indexes_wanted(experiment, state, enter=not dry_run, listing=listing)
+    may_lack = has_index_each(experiment)
     each = [
-        _rebuild_index(one, state, dry_run=dry_run)
-        for one in indexes_wanted(experiment, state, enter=not dry_run)
+        _rebuild_index(one, state, listed, dry_run=dry_run)
+        for one in wanted
+        if not (may_lack and _is_absent(one))
     ]
     return sum(documents for documents, _ in each), sum(chunks for _, chunks in each)
 
 
-def _rebuild_index(experiment: Experiment, state: State, *, dry_run: bool) -> tuple[int, int]:
+def _listing(experiment: Experiment, state: State) -> Listing:
+    """The files of the sources, which tell records from files with a # in their names; empty where they cannot be
+    listed, unless nothing else says whose indexes there are.
+    """
+    try:
+        return list_sources(experiment)
+    except RagctlError as error:
+        if has_index_each(experiment) and not Registry(experiment, state).tenants():
+            raise
+        log.warning("the sources cannot be listed, the ledger is made without them: %s", error.message)
+        return Listing(experiment.tenancy.key if experiment.tenancy else None)
+
+
+def _is_absent(experiment: Experiment) -> bool:
+    if indexes.exists(experiment):
+        return False
+    log.warning("there is no index %s, so there is no ledger to make", experiment.store.index)
+    return True
+
+
+def _rebuild_index(
+    experiment: Experiment, state: State, listed: set[str], *, dry_run: bool
+) -> tuple[int, int]:
     from ragctl.adapters import open_store
 
-    store = open_store(experiment)
-    try:
-        info = indexes.require(store, experiment.store.index)
-        found = _Found(store)
-        if not dry_run:
-            index = experiment.store.index
-            with hold(state, lease_name(index), "ledger rebuild") as lease:
-                state.delete(ledger_name(index))
-                with writing_ledger(state, index, lease, anew=True) as ledger:
-                    _fill(ledger, found, {file.id for file in list_sources(experiment)})
-                    ledger.set_meta(
-                        embedder=info.embedder or "", dimension=str(info.dimension), created=info.created
-                    )
+    index = experiment.store.index
+    with closing(open_store(experiment)) as store:
+        info = indexes.require(store, index)
+        if dry_run:
+            return _Found(store).counts()
+        with hold(state, lease_name(index), "ledger rebuild") as lease:
+            found = _Found(store)  # under the lease, so that no ingest adds to what is read
+            with _replacing(state, ledger_name(index), lease) as ledger:
+                _fill(ledger, found, listed)
+                ledger.set_meta(
+                    embedder=info.embedder or "", dimension=str(info.dimension), created=info.created
+                )
         return found.counts()
-    finally:
-        store.close()
+
+
+def _replacing(state: State, name: str, lease: Lease) -> AbstractContextManager[Ledger]:
+    """A new ledger, which takes the place of the one of this name when the block ends well."""
+    return _on_disk(state, name, lease) if isinstance(state, LocalState) else _in_bucket(state, name, lease)
+
+
+@contextmanager
+def _on_disk(state: LocalState, name: str, lease: Lease) -> Iterator[Ledger]:
+    path, new = state.path(name), state.path(f"{name}.new")
+    fence = lease.fence_above(fence_seen(path))
+    for left in (new, Path(f"{new}-journal")):  # by a rebuild that was killed
+        left.unlink(missing_ok=True)
+    with closing(Ledger(new, fence=fence, place=str(path))) as ledger:
+        yield ledger
+    lease.check()
+    replace_ledger(path, new, fence=fence)
+
+
+@contextmanager
+def _in_bucket(state: State, name: str, lease: Lease) -> Iterator[Ledger]:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "ledger.sqlite"
+        with closing(RemoteLedger(state, name, path, lease, anew=True)) as ledger:
+            yield ledger
+            lease.check()
+            ledger.publish(force=True)
 
 
 def _fill(ledger: Ledger, found: _Found, listed: set[str]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable
+from contextlib import closing
 from dataclasses import fields, replace
 from time import monotonic
 from typing import TYPE_CHECKING, TypeVar
@@ -78,16 +79,21 @@ def strays(experiment: Experiment, listing: Listing) -> list[Failure]:
     ]
 
 
-def indexes_wanted(experiment: Experiment, state: State, *, enter: bool = False) -> list[Experiment]:
+def indexes_wanted(
+    experiment: Experiment, state: State, *, enter: bool = False, listing: Listing | None = None
+) -> list[Experiment]:
     """An experiment for each index that this one has or is to have: itself, or one for each tenant of the registry
     and of the sources, who are entered into the registry where they are about to get an index.
+
+    `listing`: the sources' files, where they are listed already.
     """
     if not has_index_each(experiment):
         return [experiment]
     registry = Registry(experiment, state)
-    listing = list_sources(experiment)
+    if listing is None:
+        with closing(list_sources(experiment)) as listed:
+            return indexes_wanted(experiment, state, enter=enter, listing=listed)
     tenants = registry.add(listing.tenants()) if enter else _union(registry, listing)
-    listing.close()
     return [of_tenant(experiment, tenant) for tenant in tenants]
 
 

@@ -1,38 +1,42 @@
 """verify: source, ledger and index held against one another, and exactly what is off put right.
 
 The keys of ledger and index are always compared in full. Content costs a parse (and for a few chunks an embedding), so
-it is looked at for a sample of documents, or for all with `full`.
+it is looked at for a sample of documents, another one each time, or for all with `full`.
 """
 
 from __future__ import annotations
 
-import logging
-import sqlite3
+import secrets
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
+from heapq import nsmallest
 from typing import TYPE_CHECKING, Any
 
-from ragctl import fingerprints, indexes, tenancy
-from ragctl.errors import Refused
+from ragctl import fingerprints, indexes, matching, tenancy
+from ragctl.guard import DeleteGuard
 from ragctl.ingest import lease_name, list_sources, reading_ledger, writing_ledger
 from ragctl.lease import hold
-from ragctl.manifest import DocumentRow, Ledger
-from ragctl.records import TEXT, short_hash, stem_of
+from ragctl.manifest import Ledger
+from ragctl.records import DOCUMENT, TEXT, short_hash, stem_of
 from ragctl.tenants import strays
 from ragctl.under_way import metadata_of
-from ragctl.worker import Cut, Task, Workshop
+from ragctl.worker import Cut, Failed, Task, Workshop
 
 if TYPE_CHECKING:
     from ragctl.adapters.base import Embedder, VectorStore
     from ragctl.config import Experiment
     from ragctl.planning import Listing
+    from ragctl.records import VectorRecord
     from ragctl.state import State
-
-log = logging.getLogger("ragctl.verify")
 
 SAMPLE = 200  # documents whose content is looked at unless told otherwise
 EMBEDDED = 32  # chunks that are embedded again, to see whether the vectors are of this embedder
 SAME = 0.99  # cosine similarity at least, of one text embedded twice by one embedder; services round
+UNKNOWN = "documents of the index are not in the ledger"
+OTHER_LEDGER = (
+    f"{matching.REBUILD}; if they are to go: ragctl verify CONFIG --repair --set ingest.max_delete=1.0"
+)
 
 
 @dataclass(slots=True)
@@ -44,7 +48,10 @@ class Drift:
     looked_at: int = 0  # documents whose content was compared
     missing: list[str] = field(default_factory=list)  # keys that the ledger has and the index has not
     orphaned: list[str] = field(default_factory=list)  # keys that the index has and no document claims
-    stale: list[str] = field(default_factory=list)  # files that changed, came or went since the last ingest
+    stale: list[str] = field(
+        default_factory=list
+    )  # files, and documents of them, that changed, came or went since the last ingest
+    files: list[str] = field(default_factory=list)  # whose content is stale, although they seem unchanged
     wrong_metadata: list[str] = field(
         default_factory=list
     )  # keys whose text or metadata is not the document's
@@ -64,17 +71,13 @@ class Drift:
 
     @property
     def is_clean(self) -> bool:
-        return not any(
-            (
-                self.missing,
-                self.orphaned,
-                self.stale,
-                self.wrong_metadata,
-                self.wrong_vector,
-                self.failed,
-                self.index,
-            )
-        )
+        return not (self.failed or self.index or self.is_repairable)
+
+    @property
+    def is_repairable(self) -> bool:
+        """Whether something is off that a repair puts right: not another embedder, nor a document that fails."""
+        kinds = (self.missing, self.orphaned, self.stale, self.wrong_metadata, self.wrong_vector)
+        return not self.index and any(kinds)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -93,17 +96,22 @@ class Drift:
         }
 
 
-def verify(experiment: Experiment, state: State, *, sample: int | None) -> Drift:
-    """Compare source, ledger and index; nothing is changed. `sample`: documents to look into, None for all."""
+def verify(experiment: Experiment, state: State, *, sample: int | None, seed: str | None = None) -> Drift:
+    """Compare source, ledger and index; nothing is changed.
+
+    `sample`: documents to look into, None for all; which ones depends on `seed`, and on chance without it. Raises
+    Refused when there are chunks in the index and no whole ledger: each of them would seem to be orphaned.
+    """
+    chance = seed or secrets.token_hex(8)
     listing = list_sources(experiment)
     try:
         if not tenancy.has_index_each(experiment):
-            return _verify_index(experiment, state, listing, sample)
+            return _verify_index(experiment, state, listing, sample, chance)
         whole = Drift()
         known = tenancy.Registry(experiment, state).tenants()
         for tenant in known:
             one = tenancy.of_tenant(experiment, tenant)
-            whole.add(one, _verify_index(one, state, listing.of(tenant), sample))
+            whole.add(one, _verify_index(one, state, listing.of(tenant), sample, chance, may_lack=True))
         for tenant in set(listing.tenants()).difference(known):
             whole.stale += [file.id for file in listing.of(tenant)]
         whole.failed += [failure.document for failure in strays(experiment, listing)]
@@ -112,68 +120,120 @@ def verify(experiment: Experiment, state: State, *, sample: int | None) -> Drift
         listing.close()
 
 
-def _verify_index(experiment: Experiment, state: State, listing: Listing, sample: int | None) -> Drift:
+def _verify_index(
+    experiment: Experiment,
+    state: State,
+    listing: Listing,
+    sample: int | None,
+    seed: str,
+    *,
+    may_lack: bool = False,
+) -> Drift:
+    """`may_lack`: there may be no index yet."""
     from ragctl.adapters import open_embedder, open_store
 
+    index = experiment.store.index
     embedder = open_embedder(experiment)
-    store = open_store(experiment)
     drift = Drift()
-    try:
-        info = indexes.require(store, experiment.store.index)
-        try:
-            indexes.refuse_other_settings(info, indexes.spec_of(experiment, embedder))
-        except Refused as error:
-            drift.index = [line.strip() for line in error.message.splitlines()[1:]]
-        with reading_ledger(state, experiment.store.index) as ledger:
-            drift.documents, drift.chunks = ledger.counts()
-            drift.failed = [failure.document for failure in ledger.failures()]
-            _compare_keys(ledger, store, drift)
-            current = _compare_files(experiment, ledger, listing, drift)
-            chosen = _spread(current, sample)
-            _compare_content(experiment, ledger, store, listing, chosen, drift)
-            if not drift.index:
-                _compare_vectors(ledger, store, embedder, drift)
-    finally:
-        store.close()
+    with closing(open_store(experiment)) as store, reading_ledger(state, index) as ledger:
+        drift.documents, drift.chunks = ledger.counts()
+        drift.failed = [failure.document for failure in ledger.failures()]
+        info = store.describe() if may_lack or drift.chunks else indexes.require(store, index)
+        current = _compare_files(experiment, ledger, listing, drift)
+        if info is None:
+            drift.missing = list(_keys(ledger))
+            return drift
+        drift.index = indexes.differences(info, indexes.spec_of(experiment, embedder))
+        if not drift.index:
+            matching.refuse_lost_ledger(ledger, store, info)
+        _compare_keys(ledger, store, drift)
+        _compare_content(experiment, ledger, store, listing, _chosen(current, sample, seed), drift)
+        if not drift.index:
+            few = _chosen(_keys(ledger), EMBEDDED, seed)
+            drift.wrong_vector = _of_another_embedder(store, embedder, few)
     return drift
 
 
 def repair(experiment: Experiment, state: State, drift: Drift) -> None:
-    """Delete what is orphaned or has a wrong vector, and have the next ingest look at every document that is off."""
-    for one, its in drift.parts or [(experiment, drift)]:
-        _repair_index(one, state, its)
+    """Delete what is orphaned or has a wrong vector, and have the next ingest look at every document that is off.
 
-
-def _repair_index(experiment: Experiment, state: State, drift: Drift) -> None:
+    Raises Refused, before anything is changed, when more documents than one run may remove are in the index alone:
+    then the ledger is an old or a wrong one.
+    """
     from ragctl.adapters import open_store
 
+    parts = drift.parts or [(experiment, drift)]
+    guard = DeleteGuard(experiment, None)
+    for one, its in parts:
+        with closing(open_store(one)) as store, reading_ledger(state, one.store.index) as ledger:
+            _expect(guard, one, ledger, store, its.orphaned)
+    guard.check(UNKNOWN, OTHER_LEDGER)
+    for one, its in parts:
+        _repair_index(one, state, its, guard)
+
+
+def _repair_index(experiment: Experiment, state: State, drift: Drift, guard: DeleteGuard) -> None:
+    """What was seen without the lease is looked at once more: an ingest may have been under way, and be done now."""
+    from ragctl.adapters import open_embedder, open_store
+
     index = experiment.store.index
-    store = open_store(experiment)
-    try:
-        with (
-            hold(state, lease_name(index), "verify --repair") as lease,
-            writing_ledger(state, index, lease) as ledger,
-        ):
-            off = {*drift.missing, *drift.wrong_metadata, *drift.wrong_vector}
-            ledger.invalidate({row.file for row in ledger.documents() if off.intersection(row.keys)})
-            doomed = drift.orphaned + drift.wrong_vector
-            for first in range(0, len(doomed), store.limits.delete_keys):
-                lease.check()
-                store.delete(doomed[first : first + store.limits.delete_keys])
-    finally:
-        store.close()
+    with (
+        closing(open_store(experiment)) as store,
+        hold(state, lease_name(index), "verify --repair") as lease,
+        writing_ledger(state, index, lease) as ledger,
+    ):
+        matching.refuse_lost_ledger(ledger, store, store.describe())
+        orphaned = _unclaimed(ledger, drift.orphaned)
+        _expect(guard, experiment, ledger, store, orphaned)
+        guard.check(UNKNOWN, OTHER_LEDGER)
+        wrong = drift.wrong_vector and _of_another_embedder(
+            store, open_embedder(experiment), drift.wrong_vector
+        )
+        off = {*drift.missing, *drift.wrong_metadata, *wrong}
+        files = {row.file for row in ledger.documents() if off.intersection(row.keys)}
+        ledger.invalidate(files.union(drift.files))
+        ledger.publish(
+            force=True
+        )  # before the first delete, so that the next run knows of it whatever happens
+        doomed = orphaned + wrong
+        for first in range(0, len(doomed), store.limits.delete_keys):
+            lease.check()
+            batch = doomed[first : first + store.limits.delete_keys]
+            store.delete(batch)
+            ledger.deleted(batch)
+
+
+def _unclaimed(ledger: Ledger, keys: Iterable[str]) -> list[str]:
+    """Those of the keys that no document of the ledger has."""
+    left = dict.fromkeys(keys)
+    if left:
+        for key in _keys(ledger):
+            left.pop(key, None)
+    return list(left)
+
+
+def _expect(
+    guard: DeleteGuard, experiment: Experiment, ledger: Ledger, store: VectorStore, orphaned: list[str]
+) -> None:
+    """Tell the guard how many documents there are that only the index has; what a run that died left counts as none."""
+    loose = frozenset(ledger.loose(-1))
+    records = _get(store, [key for key in orphaned if key not in loose])
+    unknown = {
+        document
+        for document in (str(record.metadata.get(DOCUMENT, "")) for record in records)
+        if ledger.document(document) is None
+    }
+    guard.expect(experiment.store.index, len(unknown), ledger.counts()[0] + len(unknown))
+
+
+def _keys(ledger: Ledger) -> Iterator[str]:
+    return (key for row in ledger.documents() for key in row.keys)
 
 
 def _compare_keys(ledger: Ledger, store: VectorStore, drift: Drift) -> None:
-    """Ledger against index, in a temporary database that goes to disk when it is large."""
-    db = sqlite3.connect("")
-    db.execute("CREATE TABLE known (key TEXT PRIMARY KEY) WITHOUT ROWID")
-    db.execute("CREATE TABLE there (key TEXT PRIMARY KEY) WITHOUT ROWID")
-    db.executemany("INSERT INTO known VALUES (?)", ((key,) for row in ledger.documents() for key in row.keys))
-    db.executemany("INSERT OR IGNORE INTO there VALUES (?)", ((key,) for key in store.keys()))
-    drift.missing = [row[0] for row in db.execute("SELECT key FROM known EXCEPT SELECT key FROM there")]
-    drift.orphaned = [row[0] for row in db.execute("SELECT key FROM there EXCEPT SELECT key FROM known")]
-    db.close()
+    """Ledger against index."""
+    with matching.keys_of(ledger, store) as keys:
+        drift.missing, drift.orphaned = keys.only_in_ledger(), keys.only_in_index()
 
 
 def _compare_files(experiment: Experiment, ledger: Ledger, listing: Listing, drift: Drift) -> list[str]:
@@ -184,11 +244,11 @@ def _compare_files(experiment: Experiment, ledger: Ledger, listing: Listing, dri
     return [file.id for file in listing if file.id not in different]
 
 
-def _spread(items: list[str], count: int | None) -> list[str]:
-    """`count` of the items, evenly over all of them."""
-    if count is None or count >= len(items):
-        return items
-    return [items[i * len(items) // count] for i in range(count)]
+def _chosen(items: Iterable[str], count: int | None, seed: str) -> list[str]:
+    """`count` of the items, others for every seed; nearly the same ones where the items are nearly the same."""
+    if count is None:
+        return list(items)
+    return nsmallest(count, items, key=lambda item: short_hash(f"{seed} {item}"))
 
 
 def _compare_content(
@@ -203,43 +263,54 @@ def _compare_content(
     shop = Workshop(experiment, embeds=False)
     for file_id in files:
         rows = {row.id: row for row in ledger.documents(file_id)}
+        changed = set(rows)  # until they are seen to be as they were
         for item in shop.work(Task(listing.file(file_id))):
-            if isinstance(item, Cut) and item.document in rows:
-                drift.looked_at += 1
-                _compare_document(experiment, rows[item.document], item, store, drift)
+            if isinstance(item, Failed):
+                changed.add(item.document)
+            if not isinstance(item, Cut):
+                continue
+            row = rows.get(item.document)
+            drift.looked_at += row is not None
+            if row is not None and row.keys == item.keys:
+                changed.discard(item.document)
+                drift.wrong_metadata += _with_other_metadata(experiment, item, store)
+            else:
+                changed.add(item.document)
+        if changed:
+            drift.stale += sorted(changed)
+            drift.files.append(file_id)
 
 
-def _compare_document(
-    experiment: Experiment, row: DocumentRow, cut: Cut, store: VectorStore, drift: Drift
-) -> None:
-    if row.keys != cut.keys:
-        drift.stale.append(row.id)
-        return
-    found = dict(_get(store, list(cut.keys)))
+def _with_other_metadata(experiment: Experiment, cut: Cut, store: VectorStore) -> Iterator[str]:
+    """The keys of a document under which the index has another text or other metadata."""
+    found = {record.key: dict(record.metadata) for record in _get(store, list(cut.keys))}
     for chunk, key in zip(cut.chunks, cut.keys, strict=True):
         if key in found and found[key] != metadata_of(experiment, cut, chunk):
-            drift.wrong_metadata.append(key)
+            yield key
 
 
-def _get(store: VectorStore, keys: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+def _get(store: VectorStore, keys: list[str], *, vectors: bool = False) -> Iterator[VectorRecord]:
     for first in range(0, len(keys), store.limits.get_keys):
-        for key, record in store.get(keys[first : first + store.limits.get_keys]).items():
-            yield key, dict(record.metadata)
+        yield from store.get(keys[first : first + store.limits.get_keys], vectors=vectors).values()
 
 
-def _compare_vectors(ledger: Ledger, store: VectorStore, embedder: Embedder, drift: Drift) -> None:
-    """Embed a few chunks again: another model behind the same name gives other vectors."""
+def _of_another_embedder(store: VectorStore, embedder: Embedder, keys: list[str]) -> list[str]:
+    """Those of the keys whose vector is not what the embedder makes of their text: another model behind the same name
+    gives other vectors.
+    """
     import numpy as np
 
-    keys = ledger.sample_keys(EMBEDDED)
-    found = store.get(keys, vectors=True).values()
     records = [
-        record for record in found if short_hash(str(record.metadata.get(TEXT))) == stem_of(record.key)
+        record
+        for record in _get(store, keys, vectors=True)
+        if short_hash(str(record.metadata.get(TEXT))) == stem_of(record.key)
     ]
+    wrong = []
     for first in range(0, len(records), embedder.max_batch):
         batch = records[first : first + embedder.max_batch]
-        again = embedder.embed([str(record.metadata["text"]) for record in batch], "document").vectors
+        again = embedder.embed([str(record.metadata[TEXT]) for record in batch], "document").vectors
         for record, vector in zip(batch, again, strict=True):
             lengths = float(np.linalg.norm(record.vector) * np.linalg.norm(vector))
             if not lengths or float(record.vector @ vector) / lengths < SAME:
-                drift.wrong_vector.append(record.key)
+                wrong.append(record.key)
+    return wrong

@@ -337,10 +337,32 @@ def kill_upkeep(name: str, store: Store) -> Callable[[Farm, Zygote], Outcome]:
     return series
 
 
+def kill_renewal(store: Store, state: State) -> Callable[[Farm, Zygote], Outcome]:
+    """Kill, at each step, the making anew of a ledger that is whole: an ingest alone must find it, or the new one."""
+
+    def series(farm: Farm, zygote: Zygote) -> Outcome:
+        bench = farm.bench(f"renew-{store}-{state}", store, state)
+        one = Series(farm, zygote, bench)
+        one.ingest(A)
+        whole = zygote.run(*UPKEEP["rebuild"], str(bench.config))
+        assert whole.status == 0, zygote.log.read_text()[-3_000:]
+        for number, step in enumerate(numbered(whole.steps)):
+            kill = {"step": step[0], "nth": step[1]}
+            done = zygote.run(*UPKEEP["rebuild"], str(bench.config), kill=kill)
+            one.outcome.kills += done.status == KILLED
+            one.outcome.runs += 1
+            one.outcome.steps.append(step)
+            one.converge((A, B)[number % 2], f"a rebuild, a kill at {step}")
+        return one.outcome
+
+    return series
+
+
 SERIES: dict[str, Callable[[Farm, Zygote], Outcome]] = {}
 for _store, _state in PAIRS:
     SERIES[f"change-{_store}-{_state}"] = kill_changes(_store, _state)
     SERIES[f"first-{_store}-{_state}"] = kill_first_runs(_store, _state)
+    SERIES[f"renew-{_store}-{_state}"] = kill_renewal(_store, _state)
 for _upkeep in UPKEEP:
     for _store in ("local", "s3vectors"):
         SERIES[f"{_upkeep}-{_store}"] = kill_upkeep(_upkeep, _store)
@@ -387,7 +409,7 @@ def test_killed_at_any_step(outcomes: dict[str, Future[Outcome]], series: str) -
         assert expected_steps(series) <= {name for name, _ in outcome.steps}
 
 
-@pytest.mark.parametrize("series", [*named("repair"), *named("rebuild")])
+@pytest.mark.parametrize("series", [*named("repair"), *named("rebuild"), *named("renew")])
 def test_killed_while_putting_right(outcomes: dict[str, Future[Outcome]], series: str) -> None:
     """A repair, or the rebuilding of a ledger, that is killed at any step leaves what the next one puts right."""
     outcome = outcomes[series].result()

@@ -10,14 +10,19 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
 import pytest
 from moto.server import ThreadedMotoServer
 
+from ragctl import rebuild
+from ragctl.ingest import reading_ledger, writing_ledger
 from ragctl.loading import load
 from ragctl.state import open_state
+from ragctl.verify import repair, verify
+from tests.cli import in_process
 from tests.processes import HeldPlace, Run, held_place, until
 from tests.servers.clients import REGION, connect
 
@@ -260,6 +265,54 @@ def test_an_old_holder_whose_clock_was_ahead_cannot_write(place: HeldPlace, tmp_
         ended = old.end()
     assert (ended.status, ended.out) == (7, "")
     assert (place.held(), state_of(place, "ledger.sqlite"), lease_of(place), writes_to(place)) == before
+    assert_undisturbed(place)
+
+
+LATER = 10**15  # a fence above that of all holders
+
+
+def test_a_rebuild_yields_to_a_later_holder(anywhere: HeldPlace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a run has saved that took over while the index was read is not replaced: exit 7."""
+    place = anywhere
+    place.models.gate.set()
+    assert place.ragctl("ingest").status == 0
+    state = open_state(load(place.folder / "experiment.yaml"))
+
+    fill = rebuild._fill
+
+    def overtaken(*arguments: Any) -> None:
+        fill(*arguments)
+        later: Any = SimpleNamespace(fence=LATER, fence_above=lambda _: LATER)
+        with writing_ledger(state, "test", later) as ledger:
+            ledger.set_meta(chunking_seconds="12")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rebuild, "_fill", overtaken)
+        ended = in_process("ledger", "rebuild", place.folder / "experiment.yaml")
+    told = "another run took over this index while this one was paused"
+    assert (ended.status, ended.out) == (7, "")
+    assert ended.err == f"ragctl: error: {told}\n  hint: what is saved is consistent; run the command again\n"
+    with reading_ledger(state, "test") as ledger:
+        assert (ledger.meta("chunking_seconds"), ledger.counts()) == ("12", (60, 60))
+
+
+# --- a look without the lease ----------------------------------------------------------------------------
+
+
+def test_a_repair_deletes_nothing_that_an_ingest_has_saved_since(place: HeldPlace) -> None:
+    """What was put and not yet saved looked orphaned; the ingest ends before the repair has the lease."""
+    loaded = load(place.folder / "experiment.yaml")
+    state = open_state(loaded)
+    with place.start_held() as run:
+        until(lambda: bool(verify(loaded, state, sample=None).orphaned), "a put without its save")
+        drift = verify(loaded, state, sample=None)
+        place.models.gate.set()
+        assert run.end().status == 0
+    assert drift.orphaned
+    before = place.held()
+    assert before.keys() >= set(drift.orphaned)
+    repair(loaded, state, drift)
+    assert place.held() == before
     assert_undisturbed(place)
 
 

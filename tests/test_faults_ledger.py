@@ -12,6 +12,11 @@ from typing import Any
 
 import pytest
 
+from ragctl import lease
+from ragctl.adapters.s3vectors import S3VectorsStore
+from ragctl.errors import LeaseLost, ServiceError
+from ragctl.manifest import Ledger
+from ragctl.records import VectorRecord
 from tests.cli import in_process
 from tests.places import PickyServer, Place, embedding_at
 from tests.processes import Run
@@ -188,12 +193,7 @@ def test_a_ledger_that_is_lost(place: Place) -> None:
     converges(place)
 
 
-def test_a_rebuild_that_is_killed(place: Place) -> None:
-    """Half a ledger is told from a whole one: exit 6 until a rebuild has come to its end."""
-    assert place.ragctl("ingest").status == 0
-    before = place.held()
-    ledger_of(place).unlink()
-    killed = """
+KILLED_AFTER_40 = """
 import os, ragctl.rebuild as rebuild
 rebuild.BATCH = 40
 from ragctl.manifest import Ledger
@@ -203,23 +203,141 @@ def settled(*arguments):
     return settle(*arguments) if left[0] else os._exit(9)
 Ledger.settle = settled
 """
+
+
+def kill_a_rebuild(place: Place) -> None:
+    """End a rebuild when it has saved 40 documents of 250."""
     config = place.folder / "experiment.yaml"
-    with Run(place.folder, "ledger", "rebuild", config, prelude=killed) as run:
+    with Run(place.folder, "ledger", "rebuild", config, prelude=KILLED_AFTER_40) as run:
         assert run.end().status == 9
-    with closing(sqlite3.connect(ledger_of(place))) as db:
+    with closing(sqlite3.connect(f"{ledger_of(place)}.new")) as db:
         assert db.execute("SELECT count(*) FROM documents").fetchone() == (40,)
+
+
+def test_a_rebuild_that_is_killed(place: Place) -> None:
+    """Half a ledger is never where a whole one belongs: exit 6 until a rebuild has come to its end."""
+    assert place.ragctl("ingest").status == 0
+    before = place.held()
+    ledger_of(place).unlink()
+    kill_a_rebuild(place)
+    assert not ledger_of(place).exists()
     ended = place.ragctl("ingest")
     assert (ended.status, "there is no whole ledger of it" in ended.err) == (6, True)
     assert place.held() == before
-    assert in_process("ledger", "rebuild", config).status == 0
+    assert in_process("ledger", "rebuild", place.folder / "experiment.yaml").status == 0
+    assert not Path(f"{ledger_of(place)}.new").exists()
     converges(place)
 
 
-def test_a_run_that_was_killed_while_it_saved(place: Place) -> None:
-    """Half of a save is on the disk: whoever looks, and the next run, see what was saved before."""
-    place.write({"bad.pdf": "no PDF"})
-    assert place.ragctl("ingest").status == 3
+def test_a_rebuild_that_is_killed_leaves_a_good_ledger_as_it_is(place: Place) -> None:
+    """The next ingest knows all that it knew before."""
+    assert place.ragctl("ingest").status == 0
+    saved = ledger_of(place).read_bytes()
+    kill_a_rebuild(place)
+    assert ledger_of(place).read_bytes() == saved
+    assert place.ragctl("ingest").out == "test: nothing to do, 250 documents in 250 chunks\n"
+
+
+def test_a_rebuild_that_fails_leaves_a_good_ledger_as_it_is(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store ends in the middle of what it holds."""
+    assert place.ragctl("ingest").status == 0
+    saved = ledger_of(place).read_bytes()
+    scan = S3VectorsStore.scan
+
+    def broken(store: S3VectorsStore) -> Iterator[VectorRecord]:
+        yield next(scan(store))
+        raise ServiceError("the store is gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(S3VectorsStore, "scan", broken)
+        ended = in_process("ledger", "rebuild", place.folder / "experiment.yaml")
+    assert (ended.status, ended.out, ended.err) == (8, "", "ragctl: error: the store is gone\n")
+    assert ledger_of(place).read_bytes() == saved
+    assert place.ragctl("ingest").out == "test: nothing to do, 250 documents in 250 chunks\n"
+
+
+def test_a_rebuild_needs_no_source(place: Place) -> None:
+    """It warns and goes by the index alone; when the sources are back nothing is embedded or put a second time."""
+    assert place.ragctl("ingest").status == 0
     before = place.held()
+    docs = place.folder / "docs"
+    docs.rename(place.folder / "away")
+    rebuilt = in_process("ledger", "rebuild", place.folder / "experiment.yaml", "--json")
+    assert (rebuilt.status, rebuilt.json["documents"], rebuilt.json["chunks"]) == (0, 250, 250)
+    assert rebuilt.err == (
+        "ragctl: warning: the sources cannot be listed, the ledger is made without them: "
+        f"sources.docs: {docs} does not exist\n"
+    )
+    (place.folder / "away").rename(docs)
+    ended = place.ragctl("ingest", "--json")
+    chunks = ended.json["chunks"]
+    assert (ended.status, chunks["embedded"], chunks["written"], chunks["deleted"]) == (0, 0, 0, 0)
+    assert place.held() == before
+    converges(place)
+
+
+def test_a_rebuild_knows_what_the_last_ingest_before_it_put(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An ingest that ends just before the rebuild takes the lease is not left out."""
+    assert place.ragctl("ingest").status == 0
+
+    def late(*arguments: Any, **options: Any) -> Any:
+        place.write({"late.md": "The last ferry.\n"})
+        assert place.ragctl("ingest").status == 0
+        return lease.hold(*arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("ragctl.rebuild.hold", late)
+        ended = in_process("ledger", "rebuild", place.folder / "experiment.yaml", "--json")
+    assert (ended.status, ended.json["documents"], ended.json["chunks"]) == (0, 251, 251)
+    ended = place.ragctl("ingest", "--json")
+    assert (ended.status, ended.json["chunks"]["written"], ended.json["chunks"]["deleted"]) == (0, 0, 0)
+
+
+def test_a_rebuild_undoes_half_a_save_first(place: Place) -> None:
+    """What SQLite keeps of a run that was killed amid a save is that of the old file: the new one stays whole."""
+    assert place.ragctl("ingest").status == 0
+    kill_amid_a_save(place)
+    assert Path(f"{ledger_of(place)}-journal").exists()
+    assert in_process("ledger", "rebuild", place.folder / "experiment.yaml").status == 0
+    assert not Path(f"{ledger_of(place)}-journal").exists()
+    converges(place)
+
+
+def test_a_rebuild_waits_for_nobody_who_writes_the_old_ledger(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever is amid a save, although the lease is not theirs, is not robbed of the file: exit 8, all as it was."""
+    assert place.ragctl("ingest").status == 0
+    connect = sqlite3.connect
+    with closing(connect(ledger_of(place), isolation_level=None)) as db, monkeypatch.context() as patch:
+        patch.setattr(sqlite3, "connect", lambda *a, **o: connect(*a, **{"timeout": 0.0} | o))
+        db.execute("BEGIN IMMEDIATE")
+        db.execute("UPDATE documents SET done = 0")
+        ended = in_process("ledger", "rebuild", place.folder / "experiment.yaml")
+        assert (ended.status, ended.out) == (8, "")
+        assert f"{ledger_of(place)}: the ledger cannot be read or written: database is locked" in ended.err
+        db.execute("ROLLBACK")
+    assert place.ragctl("ingest").out == "test: nothing to do, 250 documents in 250 chunks\n"
+
+
+def test_an_earlier_holder_does_not_write_a_ledger_that_was_rebuilt(place: Place) -> None:
+    """It wakes up with the old file open, sees that it lost the lease, and saves nothing there or anywhere."""
+    assert place.ragctl("ingest").status == 0
+    with closing(sqlite3.connect(ledger_of(place))) as db:
+        fence = int(db.execute("SELECT value FROM meta WHERE name = 'fence'").fetchone()[0])
+    with closing(Ledger(ledger_of(place), fence=fence)) as asleep:
+        assert in_process("ledger", "rebuild", place.folder / "experiment.yaml").status == 0
+        with pytest.raises(LeaseLost, match="another run took over this index while this one was paused"):
+            asleep.set_meta(created="never")
+    converges(place)
+
+
+def kill_amid_a_save(place: Place) -> None:
+    """Leave half of a save on the disk, as a process does that ends there."""
     code = f"""
 import os, sqlite3
 db = sqlite3.connect({str(ledger_of(place))!r}, isolation_level=None)
@@ -232,6 +350,14 @@ os._exit(9)
     saved = ledger_of(place).read_bytes()
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 9
     assert ledger_of(place).read_bytes() != saved
+
+
+def test_a_run_that_was_killed_while_it_saved(place: Place) -> None:
+    """Half of a save is on the disk: whoever looks, and the next run, see what was saved before."""
+    place.write({"bad.pdf": "no PDF"})
+    assert place.ragctl("ingest").status == 3
+    before = place.held()
+    kill_amid_a_save(place)
     journal = Path(f"{ledger_of(place)}-journal")
     assert journal.exists()
     assert [f["document"] for f in place.ragctl("failures", "--json").json["failures"]] == ["docs/bad.pdf"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 from collections import defaultdict
@@ -637,6 +638,75 @@ def test_ledgers_are_rebuilt_from_the_indexes(each: Path) -> None:
     assert (ended.status, ended.json["documents"], ended.json["chunks"]) == (0, 12, 12)
     assert run(load(each)).counts.removed == 0
     assert [len(tenants) for tenants in stored(each).values()] == [1, 1, 1]
+
+
+def listed_and_registered(path: Path) -> None:
+    """One tenant is in the sources and one in the registry, and neither has an index."""
+    write_docs(path.parent, {"zeta/z.md": "Of zeta."})
+    loaded = load(path)
+    assert Registry(loaded, open_state(loaded)).add(["eta", "zeta"]) == [
+        "042",
+        "GLOBEX",
+        "acme",
+        "eta",
+        "zeta",
+    ]
+
+
+def test_a_tenant_without_an_index_is_stale_to_verify(each: Path) -> None:
+    """The others are told of as always; a repair brings it in."""
+    listed_and_registered(each)
+    ended = ragctl("verify", each, "--json")
+    assert ended.status == 3
+    assert (ended.json["documents"], ended.json["stale"]) == (12, ["docs/zeta/z.md"])
+    assert (ended.json["missing"], ended.json["orphaned"], ended.json["looked_at"]) == ([], [], 12)
+    ended = ragctl("verify", each, "--repair", "--json")
+    assert (ended.status, ended.json["clean"], ended.json["documents"]) == (0, True, 13)
+    assert found(each, "zeta") == ["docs/zeta/z.md"]
+
+
+def test_a_rebuild_leaves_a_tenant_without_an_index_out(each: Path) -> None:
+    """It says so, and makes the ledgers of the others."""
+    listed_and_registered(each)
+    ended = ragctl("ledger", "rebuild", each, "--json")
+    assert (ended.status, ended.json["documents"], ended.json["chunks"]) == (0, 12, 12)
+    assert ended.err == (
+        "ragctl: warning: there is no index test.eta, so there is no ledger to make\n"
+        "ragctl: warning: there is no index test.zeta, so there is no ledger to make\n"
+    )
+    assert not (each.parent / "state" / "test.zeta").exists()
+    counts = run(load(each)).counts
+    assert (counts.added, counts.removed) == (1, 0)
+
+
+def test_ledgers_are_rebuilt_without_the_sources(each: Path) -> None:
+    """The registry names the tenants; without it nobody does, and nothing is said to be rebuilt."""
+    docs = each.parent / "docs"
+    docs.rename(each.parent / "away")
+    ended = ragctl("ledger", "rebuild", each, "--json")
+    assert (ended.status, ended.json["documents"], ended.json["chunks"]) == (0, 12, 12)
+    assert "the sources cannot be listed, the ledger is made without them: sources.docs: " in ended.err
+    (each.parent / "state").rename(each.parent / "lost")
+    ended = ragctl("ledger", "rebuild", each, "--json")
+    assert (ended.status, ended.out) == (2, "")
+    assert ended.err.startswith(f"ragctl: error: sources.docs: {docs} does not exist")
+
+
+def test_what_a_repair_may_delete_counts_over_all_tenants(each: Path) -> None:
+    """The ledgers of two tenants know less than is there, one document and two: refused before either is touched."""
+    for tenant, number in (("acme", 1), ("GLOBEX", 2)):
+        with sqlite3.connect(each.parent / "state" / index_name("test", tenant) / "ledger.sqlite") as db:
+            db.executemany(
+                "DELETE FROM documents WHERE id = ?", [(f"docs/{tenant}/d{i}.md",) for i in range(number)]
+            )
+    before = {tenant: found(each, tenant) for tenant in ("acme", "GLOBEX", "042")}
+    ended = ragctl("verify", each, "--repair")
+    assert (ended.status, ended.out) == (6, "")
+    assert (
+        "ragctl: error: 3 of 12 documents of the index are not in the ledger, more than the 20% that one run may "
+        "remove; nothing was removed\n"
+    ) in ended.err
+    assert {tenant: found(each, tenant) for tenant in before} == before
 
 
 def test_create_index_makes_one_for_each(tmp_path: Path) -> None:

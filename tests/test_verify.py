@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -15,7 +18,9 @@ from ragctl.adapters import open_store
 from ragctl.adapters.base import VectorStore
 from ragctl.loading import load
 from ragctl.records import VectorRecord
-from tests.cli import Ended, experiment, ragctl, write_docs
+from ragctl.state import open_state
+from ragctl.verify import Drift, repair, verify
+from tests.cli import Ended, experiment, in_process, ragctl, write_docs
 
 TEXTS = {f"d{i}.md": f"# Title {i}\n\nDocument number {i} is about subject {i * 7}.\n" for i in range(10)}
 
@@ -144,3 +149,251 @@ def test_full_and_sample_exclude_one_another(config: Path) -> None:
     ended = ragctl("verify", config, "--full", "--sample", "3")
     assert (ended.status, ended.out) == (2, "")
     assert "--full and --sample exclude one another" in ended.err
+
+
+# --- what no repair may do -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options", [(), ("--repair",)], ids=["a look", "a repair"])
+@pytest.mark.parametrize("accident", ["lost", "empty", "elsewhere"])
+def test_an_index_without_its_ledger_is_left_alone(config: Path, accident: str, options: Any) -> None:
+    """Exit 6 with the words of an ingest, also where the state location is misspelt; nothing is deleted."""
+    before = contents(config)
+    for i in range(8):
+        (config.parent / "docs" / f"d{i}.md").unlink()
+    place = config.parent / ("typo" if accident == "elsewhere" else "state")
+    if accident != "elsewhere":
+        (place / "test" / "ledger.sqlite").unlink()
+    if accident == "empty":
+        assert in_process("ingest", config).status == 6  # which leaves one without a document
+        assert (place / "test" / "ledger.sqlite").exists()
+    ended = in_process("verify", config, *options, "--set", f"state={place}")
+    assert (ended.status, ended.out) == (6, "")
+    assert ended.err == (
+        "ragctl: error: index test holds chunks, but there is no whole ledger of it "
+        f"({place}/test/ledger.sqlite)\n"
+        "  hint: if state: names the right place, make the ledger anew: ragctl ledger rebuild CONFIG\n"
+    )
+    assert contents(config) == before
+
+
+def with_earlier_ledger(config: Path, documents: int) -> None:
+    """The ledger of when there were only so many documents, put back from a backup."""
+    state, docs = config.parent / "state", config.parent / "docs"
+    state.rename(config.parent / "today")
+    docs.rename(config.parent / "all")
+    shutil.copytree(config.parent / "store", config.parent / "kept")
+    shutil.rmtree(config.parent / "store" / "test.lance")
+    write_docs(config.parent, {f"d{i}.md": TEXTS[f"d{i}.md"] for i in range(documents)})
+    assert in_process("ingest", config).status == 0
+    shutil.rmtree(docs)
+    (config.parent / "all").rename(docs)
+    shutil.rmtree(config.parent / "store")
+    (config.parent / "kept").rename(config.parent / "store")
+
+
+def test_most_of_an_index_is_not_deleted_as_orphaned(config: Path) -> None:
+    """A ledger of an earlier day knows two documents of ten: exit 6 with both ways out, nothing changed."""
+    before = contents(config)
+    with_earlier_ledger(config, 2)
+    assert len(in_process("verify", config, "--json").json["orphaned"]) == 8
+    ledger = config.parent / "state" / "test" / "ledger.sqlite"
+    saved = ledger.read_bytes()
+    ended = in_process("verify", config, "--repair")
+    assert (ended.status, ended.out) == (6, "")
+    assert ended.err == (
+        "ragctl: error: 8 of 10 documents of the index are not in the ledger, more than the 20% that one run may "
+        "remove; nothing was removed\n"
+        "  hint: if state: names the right place, make the ledger anew: ragctl ledger rebuild CONFIG; "
+        "if they are to go: ragctl verify CONFIG --repair --set ingest.max_delete=1.0\n"
+    )
+    assert (contents(config), ledger.read_bytes()) == (before, saved)
+    assert in_process("verify", config, "--repair", "--set", "ingest.max_delete=1.0").status == 0
+    assert contents(config) == before
+
+
+def test_a_ledger_of_an_earlier_day_is_made_anew_as_the_hint_says(config: Path) -> None:
+    """After which all agrees."""
+    before = contents(config)
+    with_earlier_ledger(config, 2)
+    assert in_process("ledger", "rebuild", config).status == 0
+    assert in_process("ingest", config, "--json").json["chunks"]["deleted"] == 0
+    assert in_process("verify", config, "--full").status == 0
+    assert contents(config) == before
+
+
+def test_what_is_left_of_a_killed_run_does_not_count_as_documents(config: Path) -> None:
+    """The ledger knows these keys to be nobody's: they go without a guard, as the next ingest would have them go."""
+    found = record(config, "docs/d3.md")
+    strays = [
+        replace(found, key=f"{i}-0", metadata={**found.metadata, "document": f"new{i}"}) for i in range(9)
+    ]
+    loaded = load(config)
+    with opened(config) as store:
+        store.put(strays)
+    with sqlite3.connect(config.parent / "state" / "test" / "ledger.sqlite") as db:
+        db.executemany("INSERT INTO loose VALUES (?)", [(stray.key,) for stray in strays])
+    repair(loaded, open_state(loaded), verify(loaded, open_state(loaded), sample=None))
+    assert len(contents(config)) == 10
+
+
+def test_what_was_put_right_meanwhile_is_not_deleted(config: Path) -> None:
+    """A vector that was wrong when it was looked at, and is right under the lease."""
+    loaded = load(config)
+    right = record(config, "docs/d3.md")
+    break_vector(config)
+    drift = verify(loaded, open_state(loaded), sample=None)
+    assert drift.wrong_vector == [right.key]
+    with opened(config) as store:
+        store.put([right])
+    repair(loaded, open_state(loaded), drift)
+    assert np.array_equal(record(config, "docs/d3.md").vector, right.vector)
+
+
+# --- content that changed behind its stamp ---------------------------------------------------------------
+
+
+def rewrite(path: Path, text: str) -> None:
+    """Other content of the same size and time."""
+    stamp = path.stat()
+    assert len(text.encode()) == stamp.st_size
+    path.write_text(text)
+    os.utime(path, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+
+
+def test_content_that_changed_behind_its_stamp_is_taken_in(config: Path) -> None:
+    """Only who opens the file sees it; a repair has the next ingest open it, and then all agrees."""
+    rewrite(config.parent / "docs" / "d1.md", TEXTS["d1.md"].replace("number", "NUMBER"))
+    assert in_process("ingest", config).out == "test: nothing to do, 10 documents in 10 chunks\n"
+    ended = in_process("verify", config, "--full", "--json")
+    assert (ended.status, off(ended), ended.json["stale"]) == (3, {"stale"}, ["docs/d1.md"])
+    ended = in_process("verify", config, "--full", "--repair", "--json")
+    assert (ended.status, ended.json["clean"]) == (0, True)
+    (text,) = (m["text"] for m in contents(config).values() if m["document"] == "docs/d1.md")
+    assert "Document NUMBER 1 is about" in text
+
+
+def test_records_that_came_and_went_behind_the_stamp_are_told(config: Path) -> None:
+    """One has another id now: the old one and the new are named, and put right."""
+    rows = config.parent / "docs" / "rows.jsonl"
+    rows.write_text('{"id": "a", "text": "Crane A."}\n{"id": "b", "text": "Crane B."}\n')
+    assert in_process("ingest", config).status == 0
+    rewrite(rows, rows.read_text().replace('"id": "b"', '"id": "c"'))
+    ended = in_process("verify", config, "--full", "--json")
+    assert (ended.status, off(ended)) == (3, {"stale"})
+    assert ended.json["stale"] == ["docs/rows.jsonl#b", "docs/rows.jsonl#c"]
+    assert in_process("verify", config, "--full", "--repair").status == 0
+    documents = {m["document"] for m in contents(config).values()}
+    assert {"docs/rows.jsonl#a", "docs/rows.jsonl#c"} <= documents
+    assert "docs/rows.jsonl#b" not in documents
+
+
+def test_content_that_cannot_be_read_any_more_is_told(config: Path) -> None:
+    """It is stale to a look, and a failure once an ingest has tried it: the old copy still answers."""
+    rows = config.parent / "docs" / "rows.jsonl"
+    rows.write_text('{"id": "a", "text": "Crane A."}\n{"id": "b", "text": "Crane B."}\n')
+    assert in_process("ingest", config).status == 0
+    before = contents(config)
+    rewrite(rows, rows.read_text().replace('{"id": "b"', '{"id":: "b'))
+    ended = in_process("verify", config, "--full", "--json")
+    assert (ended.status, off(ended)) == (3, {"stale"})
+    ended = in_process("verify", config, "--full", "--repair", "--json")
+    assert (ended.status, off(ended)) == (3, {"failed"})
+    assert contents(config) == before
+
+
+# --- what helps ------------------------------------------------------------------------------------------
+
+
+def test_where_only_failures_are_open_no_repair_is_hinted_at(config: Path) -> None:
+    """It would not help: the reason does, and every ingest tries again."""
+    (config.parent / "docs" / "broken.pdf").write_bytes(b"no PDF")
+    assert in_process("ingest", config).status == 3
+    ended = in_process("verify", config)
+    assert ended.status == 3
+    assert ended.err == (
+        "ragctl: error: source, ledger and index do not agree\n"
+        "  hint: ragctl failures CONFIG says what fails, and why; every ingest tries it again\n"
+    )
+    break_missing(config)
+    ended = in_process("verify", config)
+    assert (ended.status, "hint: ragctl verify CONFIG --repair\n" in ended.err) == (3, True)
+
+
+def test_an_index_that_is_gone_is_told_and_put_back(config: Path) -> None:
+    """All that the ledger knows is missing: exit 3; a repair makes the index again and fills it."""
+    before = contents(config)
+    shutil.rmtree(config.parent / "store")
+    ended = in_process("verify", config, "--json")
+    assert (ended.status, off(ended)) == (3, {"missing"})
+    assert set(ended.json["missing"]) == set(before)
+    ended = in_process("verify", config, "--full", "--repair", "--json")
+    assert (ended.status, ended.json["clean"], ended.json["looked_at"]) == (0, True, 10)
+    assert contents(config) == before
+
+
+def test_an_index_that_never_was_is_not_found(config: Path) -> None:
+    """Exit 8: there is nothing to compare, and nothing is made, neither index nor state."""
+    ended = in_process("verify", config, "--repair", "--set", "store.index=other")
+    assert (ended.status, ended.out) == (8, "")
+    assert ended.err == (
+        "ragctl: error: there is no index other\n  hint: make and fill it: ragctl ingest CONFIG\n"
+    )
+    assert not (config.parent / "state" / "other").exists()
+
+
+# --- samples ---------------------------------------------------------------------------------------------
+
+
+def damage_all(config: Path) -> None:
+    with opened(config) as store:
+        found = store.get(list(store.keys()), vectors=True).values()
+        store.put([replace(each, metadata={**each.metadata, "title": "Another"}) for each in found])
+
+
+def told(config: Path, drift: Drift) -> set[str]:
+    """The documents of what has wrong metadata."""
+    there = contents(config)
+    return {str(there[key]["document"]) for key in drift.wrong_metadata}
+
+
+def test_samples_of_many_runs_cover_all(config: Path) -> None:
+    """Each seed looks at others, in the number that was asked for; the same seed at the same ones."""
+    damage_all(config)
+    loaded = load(config)
+    state = open_state(loaded)
+    looks = [verify(loaded, state, sample=2, seed=f"{n}") for n in range(25)]
+    assert {look.looked_at for look in looks} == {2}
+    assert set.union(*(told(config, look) for look in looks)) == {f"docs/{name}" for name in TEXTS}
+    again = verify(loaded, state, sample=2, seed="0")
+    assert again.wrong_metadata == looks[0].wrong_metadata
+
+
+def test_every_run_of_the_command_takes_a_sample_of_its_own(config: Path) -> None:
+    """Without anybody saying so: ten runs that look at one document of ten each do not all look at the same."""
+    damage_all(config)
+    looks = [in_process("verify", config, "--sample", "1", "--json").json for _ in range(10)]
+    assert {look["looked_at"] for look in looks} == {1}
+    assert len({look["wrong_metadata"][0] for look in looks}) > 1
+
+
+def test_a_repair_of_a_sample_is_looked_at_again(config: Path) -> None:
+    """The second look takes the sample of the first: exit 0 says that what was found is right now, and no more."""
+    damage_all(config)
+    assert in_process("verify", config, "--sample", "3", "--repair").status == 0
+    assert len(in_process("verify", config, "--full", "--json").json["wrong_metadata"]) == 7
+
+
+def test_any_chunk_may_be_embedded_again(tmp_path: Path) -> None:
+    """Not always a document's first: of one with 40, seeds between them take every one."""
+    lines = "\n\n".join(f"Line {i} of the long one, {i * 7919} in all." for i in range(40))
+    write_docs(tmp_path, {"long.txt": lines})
+    config = experiment(tmp_path, ingest={"workers": 1}, chunking={"size": 45})
+    assert in_process("ingest", config).status == 0
+    with opened(config) as store:
+        found = store.get(list(store.keys()), vectors=True).values()
+        store.put([replace(each, vector=np.roll(each.vector, 7)) for each in found])
+    loaded = load(config)
+    looks = [verify(loaded, open_state(loaded), sample=1, seed=f"{n}").wrong_vector for n in range(10)]
+    assert {len(look) for look in looks} == {32}
+    assert len(set().union(*looks)) == 40

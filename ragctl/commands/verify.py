@@ -68,17 +68,20 @@ def command(
 
 
 def _verify(experiment: Experiment, sample: int | None, *, repair: bool) -> Drift:
+    from secrets import token_hex
+
     from ragctl.ingest import IngestOptions, Progress, ingest
     from ragctl.state import open_state
     from ragctl.verify import repair as repair_drift
     from ragctl.verify import verify
 
     state = open_state(experiment)
-    drift = verify(experiment, state, sample=sample)
+    seed = token_hex(8)  # one, so that what was repaired is looked at again
+    drift = verify(experiment, state, sample=sample, seed=seed)
     if repair and not drift.is_clean and not drift.index:
         repair_drift(experiment, state, drift)
         ingest(experiment, state, IngestOptions(), Progress())
-        drift = verify(experiment, state, sample=sample)
+        drift = verify(experiment, state, sample=sample, seed=seed)
     return drift
 
 
@@ -86,7 +89,11 @@ def _hint(drifts: list[Drift], *, repaired: bool) -> str:
     """What helps: a repair does not change what the index was made for, nor mend a document that fails."""
     if any(drift.index for drift in drifts):
         return "name another index in store.index, or remove this one: ragctl teardown CONFIG --index"
-    return "ragctl failures CONFIG says what fails, and why" if repaired else "ragctl verify CONFIG --repair"
+    if any(drift.failed for drift in drifts) and (
+        repaired or not any(drift.is_repairable for drift in drifts)
+    ):
+        return "ragctl failures CONFIG says what fails, and why; every ingest tries it again"
+    return "ragctl verify CONFIG --repair"
 
 
 def _show(index: str, drift: Drift) -> None:
