@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from heapq import nsmallest
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,7 @@ from ragctl.worker import Cut, Failed, Task, Workshop
 if TYPE_CHECKING:
     from ragctl.adapters.base import Embedder, VectorStore
     from ragctl.config import Experiment
+    from ragctl.lease import Lease
     from ragctl.planning import Listing
     from ragctl.records import VectorRecord
     from ragctl.state import State
@@ -157,24 +158,29 @@ def _verify_index(
 def repair(experiment: Experiment, state: State, drift: Drift) -> None:
     """Delete what is orphaned or has a wrong vector, and have the next ingest look at every document that is off.
 
-    Raises Refused, before anything is changed, when more documents than one run may remove are in the index alone:
+    Raises Refused, before anything is removed, when more documents than one run may remove are in the index alone:
     then the ledger is an old or a wrong one.
     """
-    from ragctl.adapters import open_store
-
     parts = drift.parts or [(experiment, drift)]
     guard = DeleteGuard(experiment, None)
     for one, its in parts:
-        with closing(open_store(one)) as store, reading_ledger(state, one.store.index) as ledger:
-            _expect(guard, one, ledger, store, its.orphaned)
-    guard.check(UNKNOWN, OTHER_LEDGER)
+        guard.expect(one.store.index, 0, its.documents)
+    if len(parts) > 1:  # nothing of one tenant is removed before all are known to be within the bounds
+        for one, its in parts:
+            if its.orphaned:
+                with _repairing(one, state) as part:
+                    part.expect(guard, its)
+        guard.check(UNKNOWN, OTHER_LEDGER)
     for one, its in parts:
-        _repair_index(one, state, its, guard)
+        with _repairing(one, state) as part:
+            part.expect(guard, its)
+            guard.check(UNKNOWN, OTHER_LEDGER)
+            part.put_right(its)
 
 
-def _repair_index(experiment: Experiment, state: State, drift: Drift, guard: DeleteGuard) -> None:
-    """What was seen without the lease is looked at once more: an ingest may have been under way, and be done now."""
-    from ragctl.adapters import open_embedder, open_store
+@contextmanager
+def _repairing(experiment: Experiment, state: State) -> Iterator[_Repair]:
+    from ragctl.adapters import open_store
 
     index = experiment.store.index
     with (
@@ -183,47 +189,56 @@ def _repair_index(experiment: Experiment, state: State, drift: Drift, guard: Del
         writing_ledger(state, index, lease) as ledger,
     ):
         matching.refuse_lost_ledger(ledger, store, store.describe())
-        orphaned = _unclaimed(ledger, drift.orphaned)
-        _expect(guard, experiment, ledger, store, orphaned)
-        guard.check(UNKNOWN, OTHER_LEDGER)
-        wrong = drift.wrong_vector and _of_another_embedder(
-            store, open_embedder(experiment), drift.wrong_vector
-        )
-        off = {*drift.missing, *drift.wrong_metadata, *wrong}
-        files = {row.file for row in ledger.documents() if off.intersection(row.keys)}
-        ledger.invalidate(files.union(drift.files))
-        ledger.publish(
-            force=True
-        )  # before the first delete, so that the next run knows of it whatever happens
-        doomed = orphaned + wrong
-        for first in range(0, len(doomed), store.limits.delete_keys):
-            lease.check()
-            batch = doomed[first : first + store.limits.delete_keys]
-            store.delete(batch)
-            ledger.deleted(batch)
+        yield _Repair(experiment, store, lease, ledger)
 
 
-def _unclaimed(ledger: Ledger, keys: Iterable[str]) -> list[str]:
-    """Those of the keys that no document of the ledger has."""
-    left = dict.fromkeys(keys)
-    if left:
-        for key in _keys(ledger):
-            left.pop(key, None)
-    return list(left)
+@dataclass(frozen=True, slots=True)
+class _Repair:
+    """One index whose lease we hold. What was seen without it is looked at once more: an ingest may have been under
+    way, and be done now.
+    """
 
+    experiment: Experiment
+    store: VectorStore
+    lease: Lease
+    ledger: Ledger
 
-def _expect(
-    guard: DeleteGuard, experiment: Experiment, ledger: Ledger, store: VectorStore, orphaned: list[str]
-) -> None:
-    """Tell the guard how many documents there are that only the index has; what a run that died left counts as none."""
-    loose = frozenset(ledger.loose(-1))
-    records = _get(store, [key for key in orphaned if key not in loose])
-    unknown = {
-        document
-        for document in (str(record.metadata.get(DOCUMENT, "")) for record in records)
-        if ledger.document(document) is None
-    }
-    guard.expect(experiment.store.index, len(unknown), ledger.counts()[0] + len(unknown))
+    def expect(self, guard: DeleteGuard, drift: Drift) -> None:
+        """Tell the guard how many documents only the index has; what a run that died left behind counts as none."""
+        loose = frozenset(self.ledger.loose(-1))
+        keys = [key for key in self._unclaimed(drift.orphaned) if key not in loose]
+        named = {str(record.metadata.get(DOCUMENT, "")) for record in _get(self.store, keys)}
+        unknown = sum(self.ledger.document(document) is None for document in named)
+        guard.expect(self.experiment.store.index, unknown, self.ledger.counts()[0] + unknown)
+
+    def put_right(self, drift: Drift) -> None:
+        """Delete what is still nobody's or wrong, once the ledger knows which files are to be looked at for it."""
+        from ragctl.adapters import open_embedder
+
+        doomed = self._unclaimed(drift.orphaned)
+        off = {*drift.missing, *drift.wrong_metadata}
+        if drift.wrong_vector:
+            embedder = open_embedder(self.experiment)
+            wrong = _of_another_embedder(self.store, embedder, drift.wrong_vector)
+            doomed += wrong
+            off.update(wrong)
+        files = {row.file for row in self.ledger.documents() if off.intersection(row.keys)}
+        self.ledger.invalidate(files.union(drift.files))
+        self.ledger.publish(force=True)
+        size = self.store.limits.delete_keys
+        for first in range(0, len(doomed), size):
+            self.lease.check()
+            batch = doomed[first : first + size]
+            self.store.delete(batch)
+            self.ledger.deleted(batch)
+
+    def _unclaimed(self, keys: Iterable[str]) -> list[str]:
+        """Those of the keys that no document has."""
+        left = dict.fromkeys(keys)
+        if left:
+            for key in _keys(self.ledger):
+                left.pop(key, None)
+        return list(left)
 
 
 def _keys(ledger: Ledger) -> Iterator[str]:

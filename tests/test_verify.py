@@ -197,8 +197,6 @@ def test_most_of_an_index_is_not_deleted_as_orphaned(config: Path) -> None:
     before = contents(config)
     with_earlier_ledger(config, 2)
     assert len(in_process("verify", config, "--json").json["orphaned"]) == 8
-    ledger = config.parent / "state" / "test" / "ledger.sqlite"
-    saved = ledger.read_bytes()
     ended = in_process("verify", config, "--repair")
     assert (ended.status, ended.out) == (6, "")
     assert ended.err == (
@@ -207,7 +205,8 @@ def test_most_of_an_index_is_not_deleted_as_orphaned(config: Path) -> None:
         "  hint: if state: names the right place, make the ledger anew: ragctl ledger rebuild CONFIG; "
         "if they are to go: ragctl verify CONFIG --repair --set ingest.max_delete=1.0\n"
     )
-    assert (contents(config), ledger.read_bytes()) == (before, saved)
+    assert contents(config) == before
+    assert in_process("verify", config, "--json").json["documents"] == 2
     assert in_process("verify", config, "--repair", "--set", "ingest.max_delete=1.0").status == 0
     assert contents(config) == before
 
