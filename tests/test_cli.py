@@ -15,7 +15,7 @@ from typer.main import get_command
 
 from ragctl import __version__
 from ragctl.cli import app
-from tests.cli import experiment, ragctl
+from tests.cli import Ended, experiment, ragctl, write_docs
 
 COMMANDS = ["create-index", "ingest", "query", "eval", "teardown", "deploy-models", "failures", "verify"]
 HEAVY = ["boto3", "botocore", "lancedb", "numpy", "pyarrow", "mlflow", "sagemaker", "pydantic", "yaml", "rich", "tqdm",
@@ -113,6 +113,72 @@ def test_a_reader_that_goes_away_is_no_bug(tmp_path: Path) -> None:
     done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, check=False)
     os.close(write)
     assert (done.returncode, done.stderr) == (141, "")
+
+
+def full(*arguments: object, out: bool = False, err: bool = False) -> Ended:
+    """Run ragctl with stdout or stderr on a disk that is full."""
+    with Path("/dev/full").open("w", encoding="utf-8") as disk:
+        done = subprocess.run(
+            [sys.executable, "-m", "ragctl", *map(str, arguments)],
+            stdin=subprocess.DEVNULL,
+            stdout=disk if out else subprocess.PIPE,
+            stderr=disk if err else subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    return Ended(done.returncode, done.stdout or "", done.stderr or "")
+
+
+NO_SPACE = "ragctl: error: stdout cannot be written: No space left on device\n"
+
+
+@pytest.fixture
+def with_a_failure(tmp_path: Path) -> Path:
+    """An experiment over a document that is good and one that is not."""
+    write_docs(tmp_path, {"good.md": "Good.", "bad.jsonl": "{"})
+    return experiment(tmp_path, ingest={"workers": 1})
+
+
+@pytest.mark.parametrize("option", [(), ("--json",)], ids=["text", "json"])
+def test_a_result_that_cannot_be_written_is_exit_8(with_a_failure: Path, option: tuple[str, ...]) -> None:
+    """Plain words and no traceback; what was done is done."""
+    ended = full("ingest", with_a_failure, *option, out=True)
+    assert (ended.status, ended.err) == (8, NO_SPACE)
+    assert ragctl("ingest", with_a_failure, "--json").json["documents"]["unchanged"] == 1
+
+
+@pytest.mark.parametrize("arguments", [("config", "schema"), ("--help",), ("ingest", "--help")], ids=" ".join)
+def test_so_is_a_text_that_cannot_be_written(arguments: tuple[str, ...]) -> None:
+    """Long or short, from a command or from the help."""
+    ended = full(*arguments, out=True)
+    assert (ended.status, ended.err) == (8, NO_SPACE)
+
+
+@pytest.mark.parametrize("option", [(), ("--verbose",), ("--log-json",)], ids=" ".join)
+def test_a_log_that_cannot_be_written_changes_no_status(
+    with_a_failure: Path, option: tuple[str, ...]
+) -> None:
+    """A crontab appends to a file, and the disk is full: 3 stays 3, and the result is there."""
+    ended = full("ingest", with_a_failure, *option, err=True)
+    assert ended.status == 3
+    assert ended.out.startswith("test: 1 added, 1 failed documents in ")
+    assert full("ingest", with_a_failure, *option, "--no-such-option", err=True).status == 2
+    (with_a_failure.parent / "docs" / "bad.jsonl").unlink()
+    assert full("ingest", with_a_failure, *option, "--max-delete", "1", err=True).status == 0
+
+
+def test_neither_can_be_written(with_a_failure: Path) -> None:
+    """The status is all that is left to tell."""
+    assert full("ingest", with_a_failure, out=True, err=True).status == 8
+
+
+@pytest.mark.parametrize("closed", ["2>&-", ">&-"])
+def test_a_closed_stream_is_nobody_listening(with_a_failure: Path, closed: str) -> None:
+    """No file that the run opens comes in its place."""
+    command = f"exec {sys.executable} -m ragctl ingest {with_a_failure} {closed}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert done.returncode == 3
+    assert done.stdout + done.stderr != ""
 
 
 @pytest.mark.parametrize("ending", ["KeyboardInterrupt", "typer.Abort"])
