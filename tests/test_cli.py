@@ -193,3 +193,18 @@ def test_an_interrupt_is_exit_130(tmp_path: Path, ending: str) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (130, "ragctl: interrupted\n")
+
+
+def test_an_experiment_is_the_same_from_every_folder(tmp_path: Path) -> None:
+    """Where it names no places: what one folder's ingest put into the index, another folder's query finds."""
+    write_docs(tmp_path, {"a.md": "The harbour master is Ines."})
+    config = tmp_path / "e.yaml"
+    config.write_text("name: e\nsources: [{kind: local, name: docs, path: docs}]\n", encoding="utf-8")
+    other = tmp_path / "other"
+    other.mkdir()
+    assert ragctl("ingest", "e.yaml", cwd=tmp_path).out.startswith("default: 1 added documents in ")
+    assert ragctl("ingest", "../e.yaml", cwd=other).out == "default: nothing to do, 1 documents in 1 chunks\n"
+    found = ragctl("query", config, "Who is the harbour master?", "--retrieve-only", "--json", cwd=other)
+    assert [hit["document"] for hit in found.json["hits"]] == ["docs/a.md"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".ragctl", "docs", "e.yaml", "other", "runs"]
+    assert list(other.iterdir()) == []
