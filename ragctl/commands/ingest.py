@@ -10,7 +10,6 @@ import typer
 from ragctl.commands import events
 from ragctl.commands.options import (
     Config,
-    DryRun,
     Index,
     Json,
     LogJson,
@@ -67,7 +66,12 @@ def command(
             metavar="TIME", help="Wait for another run to end, for example 10m.", show_default=False
         ),
     ] = "0s",
-    dry_run: DryRun = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run", help="Say what would be done, in files, and do nothing; in documents: ragctl plan."
+        ),
+    ] = False,
     json_output: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -143,7 +147,8 @@ def _ingest(
                 return result, str(run.path)
     finally:
         display.close()
-        events.ending.setdefault("indexes", {})[experiment.store.index] = asdict(progress.counts)
+        if not options.dry_run:
+            events.ending.setdefault("indexes", {})[experiment.store.index] = asdict(progress.counts)
 
 
 def show(result: IngestResult, run: str | None, output: Output) -> None:
