@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.core import TyperGroup
@@ -63,6 +64,25 @@ def _helps(command: object) -> Iterator[str]:
             yield from _helps(one)
     else:
         yield getattr(command, "help", "")
+
+
+def test_every_command_logs_alike() -> None:
+    """All that read an experiment, down to those that only look at the file."""
+    common = {"--set", "--json", "--quiet", "--verbose", "--log-json"}
+    lacking = {
+        name: lacks
+        for name, command in _commands(get_command(app))
+        if (lacks := common - {option for one in command.params for option in one.opts})
+    }
+    assert lacking == {"ragctl config schema": common}
+
+
+def _commands(command: Any, name: str = "ragctl") -> Iterator[tuple[str, Any]]:
+    if isinstance(command, TyperGroup):
+        for word, one in command.commands.items():
+            yield from _commands(one, f"{name} {word}")
+    else:
+        yield name, command
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c != "failures"])
