@@ -108,9 +108,7 @@ def main() -> None:
     started = monotonic()
     events.ending.clear()
     with guarded():
-        events.listen(
-            log_json="--log-json" in sys.argv
-        )  # for what comes before the command has read its options
+        events.listen(log_json="--log-json" in sys.argv)  # until the command has read its options
         status = _status()
         seconds = round(monotonic() - started, 3)
         message = f"exit status {status} after {seconds:.1f} s"
