@@ -112,7 +112,9 @@ class LocalStore(StoreSection):
     """LanceDB in a local folder."""
 
     kind: Literal["local"] = "local"
-    path: Path = Field(Path(".ragctl/store"), description="Folder of the database.")
+    path: Path = Field(
+        Path(".ragctl/store"), description="Folder of the database; default: beside the experiment file."
+    )
 
 
 class S3VectorsStore(StoreSection):

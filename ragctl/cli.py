@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import gc
-import os
+import logging
 import sys
 import traceback
+from time import monotonic
 from typing import Annotated, Any
 
 import typer
@@ -18,6 +19,7 @@ from ragctl.commands import (
     deploy_models,
     doctor,
     evaluate,
+    events,
     failures,
     ingest,
     ledger,
@@ -29,7 +31,7 @@ from ragctl.commands import (
     teardown,
     verify,
 )
-from ragctl.commands.options import printable
+from ragctl.commands.streams import ReaderGone, guarded
 from ragctl.errors import RagctlError
 
 # New objects after which Python looks for cycles of garbage, instead of 700: imports and ingests make many objects that
@@ -37,18 +39,19 @@ from ragctl.errors import RagctlError
 COLLECT_AFTER = 50_000
 
 
+_UsageError: Any = typer.BadParameter.__base__  # which Typer does not name
+
+
 class _Commands(TyperGroup):
-    """Endings to which Typer would give a status of its own, 1 among them, which is for bugs."""
+    """Endings to which Typer would give a status of its own."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
         except (KeyboardInterrupt, typer.Abort):  # Abort: Ctrl-C or the end of input at a question
-            typer.echo("ragctl: interrupted", err=True)
-            raise typer.Exit(130) from None
-        except BrokenPipeError:  # the reader of our output has gone, as with `| head`
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still to be flushed
-            raise typer.Exit(141) from None
+            raise typer.Exit(_told("interrupted", 130, plain="ragctl: interrupted")) from None
+        except BrokenPipeError as error:  # not stdout's; Typer would end with 1, and say nothing
+            raise RuntimeError("a pipe broke") from error
 
 
 app = typer.Typer(
@@ -88,25 +91,53 @@ def _print_version(value: bool) -> None:
 
 @app.callback()
 def _root(
+    ctx: typer.Context,
     *,
-    version: Annotated[
+    version: Annotated[  # noqa: ARG001  its callback does it
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     """Turn a corpus into a searchable index, ask it questions, measure the answers, and clean up."""
+    command = ctx.invoked_subcommand
+    events.tell("start", f"ragctl {command}", level=logging.INFO, command=command, version=__version__)
 
 
 def main() -> None:
     """The console script: run the command, say in plain words what went wrong, end with the honest status."""
     gc.set_threshold(COLLECT_AFTER)
+    started = monotonic()
+    events.ending.clear()
+    with guarded():
+        events.listen(log_json="--log-json" in sys.argv)  # until the command has read its options
+        status = _status()
+        seconds = round(monotonic() - started, 3)
+        message = f"exit status {status} after {seconds:.1f} s"
+        events.tell("end", message, level=logging.INFO, exit=status, seconds=seconds, **events.ending)
+    sys.exit(status)
+
+
+def _status() -> int:
+    """Run the command; how it ended, of which everything is told."""
     try:
-        app()
+        status = app(standalone_mode=False)
+        sys.stdout.flush()
     except RagctlError as error:
-        typer.echo(f"ragctl: error: {printable(error.message, lines=True)}", err=True)
-        if error.hint:
-            typer.echo(f"  hint: {error.hint}", err=True)
-        sys.exit(error.exit_status)
+        hint = f"\n  hint: {error.hint}" if error.hint else ""
+        plain = f"ragctl: error: {error.message}{hint}"
+        return _told(error.message, error.exit_status, plain=plain, hint=error.hint)
+    except _UsageError as error:
+        if not events.is_json():
+            error.show()
+            return 2
+        return _told(error.format_message(), 2)
+    except ReaderGone:
+        return 141
     except Exception:  # noqa: BLE001  a bug: its traceback, without local values, is what we need to see
-        typer.echo(traceback.format_exc(), err=True)
-        typer.echo("ragctl: this is a bug in ragctl; please report it with the lines above", err=True)
-        sys.exit(1)
+        message, trace = "this is a bug in ragctl; please report it", traceback.format_exc()
+        return _told(message, 1, plain=f"{trace}\nragctl: {message} with the lines above", traceback=trace)
+    return status if isinstance(status, int) else 0
+
+
+def _told(message: str, status: int, **fields: Any) -> int:
+    events.tell("error", message, level=logging.ERROR, exit=status, **fields)
+    return status

@@ -308,9 +308,12 @@ class Experiment(Section):
     aws: Aws = Aws()
     deployment: Deployment = Deployment()
     state: str = Field(
-        ".ragctl/state", description="Where the ledger lives: a folder, or s3://bucket/prefix."
+        ".ragctl/state",
+        description="Where the ledger lives: a folder, or s3://bucket/prefix; default: beside the experiment file.",
     )
-    runs: Path = Field(Path("runs"), description="Where the run reports go.")
+    runs: Path = Field(
+        Path("runs"), description="Where the run reports go; default: beside the experiment file."
+    )
 
     @model_validator(mode="before")
     @classmethod

@@ -141,13 +141,18 @@ def _read(data: bytes) -> dict[str, Any]:
     return regions
 
 
-def refresh(experiment: Experiment, state: State) -> int:
-    """Fetch the prices of the region's instances from AWS into the state location; how many there are."""
+def refresh(experiment: Experiment, state: State, *, dry_run: bool = False) -> int:
+    """Fetch the prices of the region's instances from AWS into the state location; how many there are.
+
+    A dry run fetches them and keeps nothing.
+    """
     from ragctl.adapters.aws import region
     from ragctl.adapters.pricing import endpoint_prices
 
     name = region(experiment)
     instances = dict(endpoint_prices(experiment, name))
+    if dry_run:
+        return len(instances)
     found = state.read(NAME)
     try:
         regions = _read(found.data) if found else {}

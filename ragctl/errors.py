@@ -17,7 +17,8 @@
     │   ├── QuotaExceeded                   a service quota or limit is used up
     │   ├── Throttled                       still throttled after the retries
     │   ├── TenantLeak                      the store returned another tenant's documents
-    │   └── StateError                      the ledger or another state file cannot be read or written
+    │   ├── StateError                      the ledger or another state file cannot be read or written
+    │   └── OutputError                     the result cannot be written to stdout
     └── ItemRefused                         one document, chunk or text is at fault, not the run
         ├── DocumentError                   a document cannot be read or parsed
         ├── RecordRefused                   a record breaks a limit of the store
@@ -128,6 +129,10 @@ class TenantLeak(ServiceError):
 
 class StateError(ServiceError):
     """The ledger or another state file cannot be read or written."""
+
+
+class OutputError(ServiceError):
+    """The result cannot be written to stdout; the work may well be done."""
 
 
 class ItemRefused(RagctlError):

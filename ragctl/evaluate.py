@@ -38,7 +38,7 @@ from ragctl.metrics import (
 )
 from ragctl.records import Answer, Citation, Hit, Usage
 
-logger = logging.getLogger(__name__)
+failures_log = logging.getLogger("ragctl.failure")
 
 Ask = Callable[[Question], Answer]
 
@@ -235,7 +235,8 @@ class _Asker:
         except TenantLeak:
             raise  # no score is worth having from a store that mixes tenants up
         except RagctlError as error:
-            logger.warning("question failed", extra={"question": question.id, "error": type(error).__name__})
+            fields = {"question": question.id, "stage": "query", "error": error.message}
+            failures_log.warning("question failed", extra={"fields": fields})
             if isinstance(error, _FINAL):
                 self._final = error
             return _Failed("query", error)

@@ -83,7 +83,25 @@ class IngestResult:
             "seconds": round(self.seconds, 3),
             "dry_run": self.dry_run,
         }
-        return {**head, **self.payload()}
+        return {**head, **self.payload(), **(self._foreseen() if self.dry_run else {})}
+
+    def _foreseen(self) -> dict[str, Any]:
+        """What a dry run knows. How many documents and chunks are in files that are new or differ, nobody knows before
+        they are read: null.
+        """
+        planned, known = self.planned, {"documents": ("unchanged", "deleted"), "chunks": ("total",)}
+        assert planned is not None
+        counts = {
+            of: {name: number if name in names else None for name, number in self.payload()[of].items()}
+            for of, names in known.items()
+        }
+        files = {
+            "added": planned.add,
+            "checked": planned.check,
+            "unchanged": planned.keep,
+            "deleted": planned.delete,
+        }
+        return {"files": files, **counts}
 
     def payload(self) -> dict[str, Any]:
         """What run.json keeps of an ingest."""
@@ -406,13 +424,7 @@ def _dry_run(
     documents, chunks = ledger.counts()
     guard.expect(experiment.store.index, planned.delete_documents, documents)
     guard.check()
-    counts = Counts(
-        seen=planned.add + planned.check + planned.keep_documents,
-        added=planned.add,
-        changed=planned.check,
-        unchanged=planned.keep_documents,
-        deleted=planned.delete_documents,
-    )
+    counts = Counts(unchanged=planned.keep_documents, deleted=planned.delete_documents)
     plan.close()
     index = experiment.store.index
     return IngestResult(

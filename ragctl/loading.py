@@ -14,6 +14,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from ragctl.backends import LocalStore
 from ragctl.config import Experiment
 from ragctl.errors import ConfigError
 
@@ -21,7 +22,8 @@ Tree = dict[str, Any]
 Where = tuple[str | int, ...]
 
 # Settings that name a place in the file system; "*" stands for any list index or key. Relative ones are meant from the
-# file that says them, so they are resolved file by file, before `extends` merges.
+# file that says them, so they are resolved file by file, before `extends` merges. The defaults are meant from the
+# experiment file itself.
 PATHS: tuple[Where, ...] = (
     ("extends",),
     ("sources", "*", "path"),
@@ -50,6 +52,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Experiment:
     for override in overrides:
         _apply(tree, override, faults)
     tree.pop("extends", None)
+    tree = _merge(_default_places(path.resolve().parent), tree)
     experiment = None
     try:
         experiment = Experiment.model_validate(tree)
@@ -175,6 +178,18 @@ def _resolve(tree: Any, folder: Path) -> None:
     tracking = tree.get("tracking")
     if isinstance(tracking, dict) and isinstance(uri := tracking.get("uri"), str):
         tracking["uri"] = _resolve_sqlite(uri, folder)
+
+
+def _default_places(folder: Path) -> Tree:
+    """Where an experiment in `folder` keeps what it makes unless it says so: the same from wherever it is called."""
+    fields = Experiment.model_fields
+    places: Tree = {
+        "store": {"kind": "local", "path": str(LocalStore.model_fields["path"].default)},
+        "state": fields["state"].default,
+        "runs": str(fields["runs"].default),
+    }
+    _resolve(places, folder)
+    return places
 
 
 def _resolve_sqlite(uri: str, folder: Path) -> str:

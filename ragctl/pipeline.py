@@ -615,4 +615,11 @@ class Pipeline:
         self.counts.failed += 1
         self.failures.append(failure)
         self._settling.failure(failure)
-        log.info("%s failed at %s: %s", document, stage, failure.error)
+        log_failure(failure)
+
+
+def log_failure(failure: Failure) -> None:
+    """Tell of a document that failed, as the event of which --log-json makes a line."""
+    fields = {"document": failure.document, "stage": failure.stage, "error": failure.error}
+    words = (failure.document, failure.stage, failure.error)
+    logging.getLogger("ragctl.failure").info("%s failed at %s: %s", *words, extra={"fields": fields})

@@ -24,6 +24,7 @@ from ragctl.ingest import (
 )
 from ragctl.lease import hold
 from ragctl.manifest import Failure
+from ragctl.pipeline import log_failure
 from ragctl.planning import Listing, Planned
 from ragctl.tenancy import Registry, fault, has_index_each, of_tenant
 from ragctl.under_way import Counts
@@ -64,6 +65,8 @@ def ingest_tenants(
         guard.check()  # before anything of any tenant is removed
         done = _each(experiment, state, options, progress, listing, tenants, tick, guard)
         lost = strays(experiment, listing)
+        for failure in lost:
+            log_failure(failure)
         listing.close()
     progress.counts.failed += len(lost)
     return replace(_joined(experiment, done, lost, progress.counts, start), bill=progress.bill)

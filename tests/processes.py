@@ -74,6 +74,10 @@ class Run:
         site = folder / "site"
         site.mkdir(exist_ok=True)
         (site / "sitecustomize.py").write_text(everywhere, encoding="utf-8")
+        path = [
+            str(site),
+            *filter(None, [os.environ.get("PYTHONPATH")]),
+        ]  # the program under test may come by it
         code = f"{prelude}\nfrom ragctl.cli import main\nmain()"
         with self._out.open("wb") as out, self._err.open("wb") as err:
             self.process = subprocess.Popen(
@@ -81,7 +85,7 @@ class Run:
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,
-                env={**os.environ, "PYTHONPATH": str(site)},
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(path)},
                 start_new_session=True,
             )
 

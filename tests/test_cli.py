@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.core import TyperGroup
@@ -15,7 +16,7 @@ from typer.main import get_command
 
 from ragctl import __version__
 from ragctl.cli import app
-from tests.cli import experiment, ragctl
+from tests.cli import Ended, experiment, ragctl, write_docs
 
 COMMANDS = ["create-index", "ingest", "query", "eval", "teardown", "deploy-models", "failures", "verify"]
 HEAVY = ["boto3", "botocore", "lancedb", "numpy", "pyarrow", "mlflow", "sagemaker", "pydantic", "yaml", "rich", "tqdm",
@@ -63,6 +64,25 @@ def _helps(command: object) -> Iterator[str]:
             yield from _helps(one)
     else:
         yield getattr(command, "help", "")
+
+
+def test_every_command_logs_alike() -> None:
+    """All that read an experiment, down to those that only look at the file."""
+    common = {"--set", "--json", "--quiet", "--verbose", "--log-json"}
+    lacking = {
+        name: lacks
+        for name, command in _commands(get_command(app))
+        if (lacks := common - {option for one in command.params for option in one.opts})
+    }
+    assert lacking == {"ragctl config schema": common}
+
+
+def _commands(command: Any, name: str = "ragctl") -> Iterator[tuple[str, Any]]:
+    if isinstance(command, TyperGroup):
+        for word, one in command.commands.items():
+            yield from _commands(one, f"{name} {word}")
+    else:
+        yield name, command
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c != "failures"])
@@ -115,6 +135,72 @@ def test_a_reader_that_goes_away_is_no_bug(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (141, "")
 
 
+def full(*arguments: object, out: bool = False, err: bool = False) -> Ended:
+    """Run ragctl with stdout or stderr on a disk that is full."""
+    with Path("/dev/full").open("w", encoding="utf-8") as disk:
+        done = subprocess.run(
+            [sys.executable, "-m", "ragctl", *map(str, arguments)],
+            stdin=subprocess.DEVNULL,
+            stdout=disk if out else subprocess.PIPE,
+            stderr=disk if err else subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    return Ended(done.returncode, done.stdout or "", done.stderr or "")
+
+
+NO_SPACE = "ragctl: error: stdout cannot be written: No space left on device\n"
+
+
+@pytest.fixture
+def with_a_failure(tmp_path: Path) -> Path:
+    """An experiment over a document that is good and one that is not."""
+    write_docs(tmp_path, {"good.md": "Good.", "bad.jsonl": "{"})
+    return experiment(tmp_path, ingest={"workers": 1})
+
+
+@pytest.mark.parametrize("option", [(), ("--json",)], ids=["text", "json"])
+def test_a_result_that_cannot_be_written_is_exit_8(with_a_failure: Path, option: tuple[str, ...]) -> None:
+    """Plain words and no traceback; what was done is done."""
+    ended = full("ingest", with_a_failure, *option, out=True)
+    assert (ended.status, ended.err) == (8, NO_SPACE)
+    assert ragctl("ingest", with_a_failure, "--json").json["documents"]["unchanged"] == 1
+
+
+@pytest.mark.parametrize("arguments", [("config", "schema"), ("--help",), ("ingest", "--help")], ids=" ".join)
+def test_so_is_a_text_that_cannot_be_written(arguments: tuple[str, ...]) -> None:
+    """Long or short, from a command or from the help."""
+    ended = full(*arguments, out=True)
+    assert (ended.status, ended.err) == (8, NO_SPACE)
+
+
+@pytest.mark.parametrize("option", [(), ("--verbose",), ("--log-json",)], ids=" ".join)
+def test_a_log_that_cannot_be_written_changes_no_status(
+    with_a_failure: Path, option: tuple[str, ...]
+) -> None:
+    """A crontab appends to a file, and the disk is full: 3 stays 3, and the result is there."""
+    ended = full("ingest", with_a_failure, *option, err=True)
+    assert ended.status == 3
+    assert ended.out.startswith("test: 1 added, 1 failed documents in ")
+    assert full("ingest", with_a_failure, *option, "--no-such-option", err=True).status == 2
+    (with_a_failure.parent / "docs" / "bad.jsonl").unlink()
+    assert full("ingest", with_a_failure, *option, "--max-delete", "1", err=True).status == 0
+
+
+def test_neither_can_be_written(with_a_failure: Path) -> None:
+    """The status is all that is left to tell."""
+    assert full("ingest", with_a_failure, out=True, err=True).status == 8
+
+
+@pytest.mark.parametrize("closed", ["2>&-", ">&-"])
+def test_a_closed_stream_is_nobody_listening(with_a_failure: Path, closed: str) -> None:
+    """No file that the run opens comes in its place."""
+    command = f"exec {sys.executable} -m ragctl ingest {with_a_failure} {closed}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert done.returncode == 3
+    assert done.stdout + done.stderr != ""
+
+
 @pytest.mark.parametrize("ending", ["KeyboardInterrupt", "typer.Abort"])
 def test_an_interrupt_is_exit_130(tmp_path: Path, ending: str) -> None:
     """Whether it comes while a command works or at a question, which Typer tells apart."""
@@ -127,3 +213,18 @@ def test_an_interrupt_is_exit_130(tmp_path: Path, ending: str) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (130, "ragctl: interrupted\n")
+
+
+def test_an_experiment_is_the_same_from_every_folder(tmp_path: Path) -> None:
+    """Where it names no places: what one folder's ingest put into the index, another folder's query finds."""
+    write_docs(tmp_path, {"a.md": "The harbour master is Ines."})
+    config = tmp_path / "e.yaml"
+    config.write_text("name: e\nsources: [{kind: local, name: docs, path: docs}]\n", encoding="utf-8")
+    other = tmp_path / "other"
+    other.mkdir()
+    assert ragctl("ingest", "e.yaml", cwd=tmp_path).out.startswith("default: 1 added documents in ")
+    assert ragctl("ingest", "../e.yaml", cwd=other).out == "default: nothing to do, 1 documents in 1 chunks\n"
+    found = ragctl("query", config, "Who is the harbour master?", "--retrieve-only", "--json", cwd=other)
+    assert [hit["document"] for hit in found.json["hits"]] == ["docs/a.md"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".ragctl", "docs", "e.yaml", "other", "runs"]
+    assert list(other.iterdir()) == []

@@ -361,8 +361,9 @@ def test_a_run_that_was_killed_while_it_saved(place: Place) -> None:
     journal = Path(f"{ledger_of(place)}-journal")
     assert journal.exists()
     assert [f["document"] for f in place.ragctl("failures", "--json").json["failures"]] == ["docs/bad.pdf"]
-    planned = place.ragctl("ingest", "--dry-run", "--json").json["documents"]
-    assert (planned["added"], planned["changed"], planned["unchanged"]) == (0, 1, 250)
+    planned = place.ragctl("ingest", "--dry-run", "--json").json
+    assert planned["files"] == {"added": 0, "checked": 1, "unchanged": 201, "deleted": 0}
+    assert planned["documents"]["unchanged"] == 250
     (place.folder / "docs" / "bad.pdf").unlink()
     ended = place.ragctl("ingest", "--json")
     assert (ended.status, ended.json["chunks"]["written"], ended.json["chunks"]["deleted"]) == (0, 0, 0)
@@ -376,6 +377,6 @@ def test_a_ledger_that_a_run_is_writing(place: Place) -> None:
         db.execute("BEGIN IMMEDIATE")
         db.execute("UPDATE documents SET done = 0")
         db.execute("UPDATE files SET done = 0")
-        planned = place.ragctl("ingest", "--dry-run", "--json").json["documents"]
-        assert (planned["changed"], planned["unchanged"]) == (0, 250)
+        planned = place.ragctl("ingest", "--dry-run", "--json").json
+        assert (planned["files"]["checked"], planned["documents"]["unchanged"]) == (0, 250)
         db.execute("ROLLBACK")

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+import ragctl.ingest
+from tests.cli import Ended, experiment, in_process, write_docs
 from tests.processes import STUCK, HeldPlace, Run, held_place, until
 
 SIGNALS = pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
@@ -99,3 +101,43 @@ def test_no_worker_outlives_a_run_that_is_killed(place: HeldPlace) -> None:
         assert run.end().status == -signal.SIGKILL
         until(lambda: not run.members(), "the workers to end")
     assert_converges(place)
+
+
+def interrupted_at(monkeypatch: pytest.MonkeyPatch, function: str, folder: Path, *options: str) -> Ended:
+    """An ingest over two documents that gets SIGTERM when it comes to `function` of ragctl.ingest."""
+    original = getattr(ragctl.ingest, function)
+
+    def signalled(*arguments: object, **named: object) -> object:
+        signal.raise_signal(signal.SIGTERM)
+        return original(*arguments, **named)
+
+    write_docs(folder, {"a.md": "One.", "b.md": "Two."})
+    config = experiment(folder, ingest={"workers": 1})
+    with monkeypatch.context() as patched:
+        patched.setattr(ragctl.ingest, function, signalled)
+        return in_process("ingest", config, *options)
+
+
+def test_an_interrupt_before_anything_is_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not said that there was nothing to do; the next run does it all."""
+    ended = interrupted_at(monkeypatch, "list_sources", tmp_path)
+    assert (ended.status, ended.out) == (
+        130,
+        "test: interrupted before anything was saved; the next run carries on\n",
+    )
+    again = in_process("ingest", tmp_path / "experiment.yaml", "--json").json
+    assert again["documents"]["added"] == 2
+
+
+def test_an_interrupt_after_something_is_saved(place: HeldPlace) -> None:
+    """Counts, and that it is not all."""
+    with start_stuck(place) as run:
+        run.send(signal.SIGTERM)
+        run.says("finishing what is in flight")
+        place.models.gate.set()
+        ended = run.end()
+    first, _, third, report = ended.out.splitlines()
+    assert ended.status == 130
+    assert first.startswith(f"test: {len(place.documents())} added documents in ")
+    assert third == "  interrupted; what was done is saved, and the next run carries on"
+    assert report.startswith("  report: ")

@@ -340,10 +340,43 @@ def test_a_missing_source_is_a_configuration_error(tmp_path: Path) -> None:
 def test_a_dry_run_says_what_would_be_done_and_does_nothing(folder: Path) -> None:
     """Neither index nor ledger nor report is made."""
     ended = ragctl("ingest", folder / "experiment.yaml", "--dry-run", "--json")
-    assert (ended.status, ended.json["dry_run"], ended.json["documents"]["added"]) == (0, True, 10)
+    assert (ended.status, ended.json["dry_run"], ended.json["files"]["added"]) == (0, True, 10)
     assert not (folder / "store").exists()
     assert not (folder / "state").exists()
     assert not (folder / "runs").exists()
+
+
+def test_a_dry_run_counts_files_and_claims_nothing_of_documents(tmp_path: Path) -> None:
+    """How many documents are in a file of records is not known before it is read."""
+    write_docs(
+        tmp_path, {"a.jsonl": "".join(f'{{"id": {n}, "text": "{n}"}}\n' for n in range(10)), "b.md": "b"}
+    )
+    config = experiment(tmp_path, ingest={"workers": 1})
+
+    def planned() -> list[object]:
+        ended = ragctl("ingest", config, "--dry-run", "--json")
+        assert ended.status == 0, ended.err
+        return [ended.json[name] for name in ("files", "documents", "chunks")]
+
+    unknown = dict.fromkeys(("seen", "added", "changed", "failed", "empty"))
+    unwritten = dict.fromkeys(("embedded", "reused", "cached", "written", "deleted"))
+    assert planned() == [
+        {"added": 2, "checked": 0, "unchanged": 0, "deleted": 0},
+        {**unknown, "unchanged": 0, "deleted": 0},
+        {**unwritten, "total": 0},
+    ]
+    assert ragctl("ingest", config, "--json").json["documents"]["added"] == 11
+    write_docs(tmp_path, {"b.md": "changed", "c.md": "c"})
+    assert planned() == [
+        {"added": 1, "checked": 1, "unchanged": 1, "deleted": 0},
+        {**unknown, "unchanged": 10, "deleted": 0},
+        {**unwritten, "total": 11},
+    ]
+    (tmp_path / "docs" / "b.md").unlink()
+    assert planned()[:2] == [
+        {"added": 1, "checked": 0, "unchanged": 1, "deleted": 1},
+        {**unknown, "unchanged": 10, "deleted": 1},
+    ]
 
 
 def test_whitespace_is_an_empty_document_and_no_chunk(tmp_path: Path) -> None:

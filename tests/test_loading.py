@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, get_args
@@ -9,6 +10,7 @@ from typing import Any, get_args
 import pytest
 from pydantic import BaseModel
 
+from ragctl.backends import LocalStore
 from ragctl.config import Experiment
 from ragctl.errors import ConfigError
 from ragctl.loading import PATHS, load, masked
@@ -45,6 +47,34 @@ def test_relative_paths_are_meant_from_the_file(write: Write, tmp_path: Path) ->
     source = experiment.sources[0]
     assert source.kind == "local"
     assert source.path == tmp_path / "deep" / "docs"
+
+
+def test_places_that_nobody_names_are_beside_the_file(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cron job and a shell that start in other folders mean the same index; a base file lends it no folder."""
+    write(MINIMAL, "base/base.yaml")
+    write("extends: ../base/base.yaml\nstore: {index: mine}\n", "deep/x.yaml")
+    (tmp_path / "elsewhere").mkdir()
+    for folder in (tmp_path, tmp_path / "elsewhere", tmp_path / "deep"):
+        monkeypatch.chdir(folder)
+        experiment = load(Path(os.path.relpath(tmp_path / "deep" / "x.yaml")))
+        assert isinstance(experiment.store, LocalStore)
+        assert (experiment.store.index, experiment.store.path, experiment.state, experiment.runs) == (
+            "mine",
+            tmp_path / "deep" / ".ragctl" / "store",
+            str(tmp_path / "deep" / ".ragctl" / "state"),
+            tmp_path / "deep" / "runs",
+        )
+
+
+def test_places_that_are_named_stay_as_they_are(write: Write, tmp_path: Path) -> None:
+    """A bucket, a place that --set gives, and a store that has no folder."""
+    path = write(MINIMAL + "state: s3://bucket/prefix\nstore: {kind: s3vectors, bucket: vectors}\n")
+    experiment = load(path, ["runs=here"])
+    assert (experiment.state, experiment.runs) == ("s3://bucket/prefix", Path.cwd() / "here")
+    assert experiment.store.kind == "s3vectors"
+    assert load(path, ["store.kind=local"]).store == LocalStore(path=tmp_path / ".ragctl" / "store")
 
 
 def test_paths_of_the_extended_file_are_meant_from_that_file(write: Write, tmp_path: Path) -> None:

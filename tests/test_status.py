@@ -122,6 +122,9 @@ def test_an_endpoint_with_its_price_age_expiry_and_use(tmp_path: Path, region: R
     }
     unpriced = ragctl("status", config, "--json")
     assert unpriced.json["endpoints"][0]["usd_per_hour"] is None
+    looked = ragctl("prices", "refresh", config, "--dry-run", "--json")
+    assert (looked.status, looked.json["instances"], looked.json["dry_run"]) == (0, 1, True)
+    assert ragctl("status", config, "--json").json["endpoints"][0]["usd_per_hour"] is None
     assert ragctl("prices", "refresh", config).status == 0
     status = ragctl("status", config, "--json")
     (found,) = status.json["endpoints"]

@@ -4,20 +4,28 @@ import json
 
 import typer
 
-from ragctl.commands.options import Config, Json, Set, load, setup
+from ragctl.commands.options import Config, Json, LogJson, Quiet, Set, Verbose, load, setup
 
 app = typer.Typer(help="Check and show experiment files.", no_args_is_help=True)
 
 
 @app.command("check")
-def check_command(config: Config, overrides: Set = None, *, json_output: Json = False) -> None:
+def check_command(
+    config: Config,
+    overrides: Set = None,
+    *,
+    json_output: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    log_json: LogJson = False,
+) -> None:
     """Check an experiment file and the files that it names; every fault is listed at once.
 
     \b
     Example:
       ragctl config check configs/samples.yaml
     """
-    output = setup(json_output=json_output, quiet=False, verbose=False, log_json=False)
+    output = setup(json_output=json_output, quiet=quiet, verbose=verbose, log_json=log_json)
     experiment = load(config, overrides)
     from ragctl.check import check
 
@@ -29,14 +37,22 @@ def check_command(config: Config, overrides: Set = None, *, json_output: Json = 
 
 
 @app.command("show")
-def show_command(config: Config, overrides: Set = None, *, json_output: Json = False) -> None:
+def show_command(
+    config: Config,
+    overrides: Set = None,
+    *,
+    json_output: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    log_json: LogJson = False,
+) -> None:
     """Print the experiment as ragctl understands it: defaults filled in, paths absolute, secrets masked.
 
     \b
     Example:
       ragctl config show configs/samples.yaml --set chunking.size=500
     """
-    output = setup(json_output=json_output, quiet=False, verbose=False, log_json=False)
+    output = setup(json_output=json_output, quiet=quiet, verbose=verbose, log_json=log_json)
     experiment = load(config, overrides)
     import yaml
 

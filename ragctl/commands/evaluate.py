@@ -81,7 +81,7 @@ def command(
     done = perform(experiments, evaluation, questions, output)
     output.results(
         {name: one.to_json() for name, one in done.items()},
-        lambda name: show(done[name], name if len(done) > 1 else None),
+        lambda name: show(done[name], name if len(done) > 1 else None, output),
     )
     conclude(list(done.values()), output)
 
@@ -217,7 +217,7 @@ class _Counter:
 
     def __init__(self, total: int, output: Output) -> None:
         self._bar = None
-        if output.has_progress and sys.stderr.isatty():
+        if output.has_bar:
             from tqdm import tqdm
 
             self._bar = tqdm(total=total, unit=" questions", file=sys.stderr, leave=False)
@@ -231,7 +231,7 @@ class _Counter:
             self._bar.close()
 
 
-def show(done: Done, index: str | None) -> None:
+def show(done: Done, index: str | None, output: Output) -> None:
     from rich.console import Console
 
     from ragctl.report import render_table
@@ -246,7 +246,7 @@ def show(done: Done, index: str | None) -> None:
         reason = f" ({outcome.reason})" if outcome.reason else ""
         typer.echo(f"gate: {outcome.rule.metric} {outcome.rule}: {outcome.verdict}{reason}")
     for failure in evaluated.failures:
-        typer.echo(f"failed: {failure['question']} ({failure['stage']}): {failure['error']}", err=True)
+        output.complain(f"failed: {failure['question']} ({failure['stage']}): {failure['error']}")
     typer.echo(f"report: {shown(done.page)}")
 
 

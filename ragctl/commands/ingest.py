@@ -1,14 +1,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ragctl.commands import events
 from ragctl.commands.options import (
     Config,
-    DryRun,
     Index,
     Json,
     LogJson,
@@ -17,7 +18,6 @@ from ragctl.commands.options import (
     Set,
     Verbose,
     load_each,
-    printable,
     setup,
     shown,
 )
@@ -66,7 +66,12 @@ def command(
             metavar="TIME", help="Wait for another run to end, for example 10m.", show_default=False
         ),
     ] = "0s",
-    dry_run: DryRun = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run", help="Say what would be done, in files, and do nothing; in documents: ragctl plan."
+        ),
+    ] = False,
     json_output: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -90,7 +95,7 @@ def command(
     done = {result.index: (result, run) for result, run in perform(experiments, options, output)}
     output.results(
         {index: result.to_json(run) for index, (result, run) in done.items()},
-        lambda index: show(*done[index]),
+        lambda index: show(*done[index], output),
     )
     conclude([result for result, _ in done.values()])
 
@@ -113,8 +118,13 @@ def perform(
     for experiment in experiments:
         result, run = _ingest(experiment, options, output)
         yield result, run
-        if result.interrupted or result.over_budget or result.gave_up:
+        if _stopped(result):
             return
+
+
+def _stopped(result: IngestResult) -> bool:
+    """Whether it ended before everything was done."""
+    return result.interrupted or result.over_budget or result.gave_up
 
 
 def _ingest(
@@ -133,14 +143,15 @@ def _ingest(
                 return ingest(experiment, state, options, progress, display.tick), None
             with recording("ingest", experiment) as run:
                 result = ingest(experiment, state, options, progress, display.tick)
-                stopped = result.interrupted or result.over_budget or result.gave_up
-                run.finish("interrupted" if stopped else "done", result.payload())
+                run.finish("interrupted" if _stopped(result) else "done", result.payload())
                 return result, str(run.path)
     finally:
         display.close()
+        if not options.dry_run:
+            events.ending.setdefault("indexes", {})[experiment.store.index] = asdict(progress.counts)
 
 
-def show(result: IngestResult, run: str | None) -> None:
+def show(result: IngestResult, run: str | None, output: Output) -> None:
     c = result.counts
     if result.dry_run:
         p = result.planned
@@ -150,7 +161,12 @@ def show(result: IngestResult, run: str | None) -> None:
             f"({p.delete_documents:,} documents)"
         )
         return
-    if not (c.added or c.changed or c.deleted or c.failed or c.empty or c.removed or c.written):
+    idle = not (c.added or c.changed or c.deleted or c.failed or c.empty or c.removed or c.written)
+    if idle and _stopped(result):
+        how = "interrupted" if result.interrupted else "stopped"
+        typer.echo(f"{result.index}: {how} before anything was saved; the next run carries on")
+        return
+    if idle:
         typer.echo(
             f"{result.index}: nothing to do, {result.documents:,} documents in {result.chunks:,} chunks"
         )
@@ -173,13 +189,14 @@ def show(result: IngestResult, run: str | None) -> None:
     typer.echo(
         f"  chunks: {c.embedded:,} embedded{reused}, {c.written:,} written{gone}, {result.chunks:,} in the index"
     )
+    if result.interrupted:
+        typer.echo("  interrupted; what was done is saved, and the next run carries on")
     if result.restored:
         typer.echo("  the index had lost chunks; they are back")
     for failure in result.failures[:FAILURES_SHOWN]:
-        line = f"  failed: {failure.document} ({failure.stage}): {failure.error}"
-        typer.echo(printable(line), err=True)
+        output.complain(f"  failed: {failure.document} ({failure.stage}): {failure.error}")
     if len(result.failures) > FAILURES_SHOWN:
-        typer.echo(f"  and {len(result.failures) - FAILURES_SHOWN:,} more: ragctl failures CONFIG", err=True)
+        output.complain(f"  and {len(result.failures) - FAILURES_SHOWN:,} more: ragctl failures CONFIG")
     if run:
         typer.echo(f"  report: {shown(run)}")
 

@@ -9,10 +9,12 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from time import time
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from ragctl.commands import events
+from ragctl.commands.events import printable as printable  # noqa: PLC0414  commands take it from here
 
 if TYPE_CHECKING:
     from ragctl.config import Experiment
@@ -31,7 +33,9 @@ Index = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no warnings.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more about what is done.")]
-LogJson = Annotated[bool, typer.Option("--log-json", help="Write events to stderr as JSON lines.")]
+LogJson = Annotated[
+    bool, typer.Option("--log-json", help="Write events to stderr, each a line of JSON (docs/cron.md).")
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
@@ -63,24 +67,23 @@ class Output:
         self.result(document, show_each)
 
     def say(self, text: str) -> None:
-        """A line to stderr, for people."""
-        if not (self.quiet or self.log_json):
-            typer.echo(text, err=True)
+        """A line to stderr, unless --quiet; an event under --log-json."""
+        events.tell("note", text)
+
+    def complain(self, text: str) -> None:
+        """A line to stderr, even with --quiet; under --log-json events have said it already."""
+        if not self.log_json:
+            typer.echo(printable(text), err=True)
 
     @property
-    def has_progress(self) -> bool:
-        return not (self.quiet or self.log_json)
+    def has_bar(self) -> bool:
+        """Whether progress may be drawn as a bar, which is not a line."""
+        return not (self.quiet or self.log_json) and sys.stderr.isatty()
 
 
 def setup(*, json_output: bool, quiet: bool, verbose: bool, log_json: bool) -> Output:
     """Set the logging up and say where the words of this command go."""
-    level = logging.INFO if verbose or log_json else logging.ERROR if quiet else logging.WARNING
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_JsonLines() if log_json else _Plain())
-    logger = logging.getLogger("ragctl")
-    logger.handlers[:] = [handler]
-    logger.setLevel(level)
-    logger.propagate = False
+    events.listen(quiet=quiet, verbose=verbose, log_json=log_json)
     return Output(json_output, quiet, log_json)
 
 
@@ -88,7 +91,15 @@ def load(config: Path, overrides: list[str] | None) -> Experiment:
     """The experiment, with `--set` applied."""
     from ragctl.loading import load as load_file
 
-    return load_file(config, overrides or ())
+    experiment = load_file(config, overrides or ())
+    events.tell(
+        "experiment",
+        f"experiment {experiment.name}",
+        level=logging.INFO,
+        name=experiment.name,
+        config=config.resolve(),
+    )
+    return experiment
 
 
 def load_each(config: Path, overrides: list[str] | None, index: str | None) -> list[Experiment]:
@@ -118,26 +129,6 @@ def shown(path: str | Path) -> str:
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
-def printable(text: str, *, lines: bool = False) -> str:
-    """Without control characters: neither a document nor its name may steer the terminal. `lines`: newlines and
-    tabs are kept.
-    """
-    kept = "\n\t" if lines else ""
-    return "".join(c if c.isprintable() or c in kept else " " for c in text)
-
-
 def no_colour() -> bool:
     """Whether NO_COLOR is set (no-color.org)."""
     return bool(os.environ.get("NO_COLOR"))
-
-
-class _Plain(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        return f"ragctl: {record.levelname.lower()}: {printable(record.getMessage(), lines=True)}"
-
-
-class _JsonLines(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        event = {"time": round(time(), 3), "level": record.levelname.lower(), "event": record.name}
-        fields: Mapping[str, Any] = getattr(record, "fields", {})
-        return json.dumps({**event, "message": record.getMessage(), **fields}, default=str)

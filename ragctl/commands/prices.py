@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from ragctl.commands.options import Config, Json, LogJson, Quiet, Set, Verbose, load, setup
+from ragctl.commands.options import Config, DryRun, Json, LogJson, Quiet, Set, Verbose, load, setup
 
 if TYPE_CHECKING:
     from ragctl.config import Experiment
@@ -17,6 +17,7 @@ def refresh_command(
     config: Config,
     overrides: Set = None,
     *,
+    dry_run: DryRun = False,
     json_output: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -35,10 +36,11 @@ def refresh_command(
     from ragctl.state import open_state
 
     state = open_state(experiment)
-    count, where = cost.refresh(experiment, state), region(experiment)
+    count, where = cost.refresh(experiment, state, dry_run=dry_run), region(experiment)
+    place = "not kept" if dry_run else f"in {state.place}/{cost.NAME}"
     output.result(
-        {"schema": "ragctl.prices-refresh/1", "region": where, "instances": count},
-        lambda: typer.echo(f"{where}: prices of {count:,} instance types, in {state.place}/{cost.NAME}"),
+        {"schema": "ragctl.prices-refresh/1", "region": where, "instances": count, "dry_run": dry_run},
+        lambda: typer.echo(f"{where}: prices of {count:,} instance types, {place}"),
     )
 
 

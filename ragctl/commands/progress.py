@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from itertools import count
 from time import monotonic
 from types import FrameType
 from typing import TYPE_CHECKING
 
-import typer
+from ragctl.commands import events
 
 if TYPE_CHECKING:
     from ragctl.commands.options import Output
@@ -31,8 +33,7 @@ class IngestDisplay:
         self._done = done
         self._bar = None
         self._shown = monotonic()
-        self._is_on = output.has_progress
-        if self._is_on and sys.stderr.isatty():
+        if output.has_bar:
             from tqdm import tqdm
 
             self._bar = tqdm(unit=" chunks", file=sys.stderr, dynamic_ncols=True, leave=False)
@@ -41,19 +42,24 @@ class IngestDisplay:
         if self._bar is not None:
             self._bar.n = self._progress.counts.written
             self._bar.set_description(self._text(), refresh=True)
-        elif self._is_on and monotonic() - self._shown >= LINE_EVERY_S:
+        elif monotonic() - self._shown >= LINE_EVERY_S:
             self._shown = monotonic()
-            typer.echo(f"{self._text()}, {self._progress.counts.written:,} chunks {self._done}", err=True)
+            text = f"{self._text()}, {self._progress.counts.written:,} chunks {self._done}"
+            counts = asdict(self._progress.counts)
+            events.tell("progress", text, waiting_for=self._bottleneck(), counts=counts)
 
     def close(self) -> None:
         if self._bar is not None:
             self._bar.close()
 
     def _text(self) -> str:
-        counts = self._progress.counts
-        pipeline = self._progress.pipeline
-        waits = f", waiting for: {pipeline.bottleneck()}" if pipeline is not None else ""
+        counts, stage = self._progress.counts, self._bottleneck()
+        waits = f", waiting for: {stage}" if stage is not None else ""
         return f"{counts.seen:,} documents{f', {counts.failed:,} failed' if counts.failed else ''}{waits}"
+
+    def _bottleneck(self) -> str | None:
+        pipeline = self._progress.pipeline
+        return pipeline.bottleneck() if pipeline is not None else None
 
 
 @contextmanager
@@ -78,10 +84,8 @@ def stopping_on_signals(stop: threading.Event, within_s: float = 0.0) -> Iterato
             os._exit(130)
         stop.set()
         signal.setitimer(signal.ITIMER_REAL, within_s)
-        typer.echo(
-            f"ragctl: {signal.Signals(number).name}: finishing what is in flight; again to stop at once",
-            err=True,
-        )
+        text = f"{signal.Signals(number).name}: finishing what is in flight; again to stop at once"
+        events.tell("signal", text, level=logging.WARNING, plain=f"ragctl: {text}")
 
     before = {
         number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from ragctl.commands import events
 from ragctl.errors import RagctlError
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ def recording(command: str, experiment: Experiment) -> Iterator[Run]:
     from ragctl.report import Run
 
     run = Run.begin(command, masked(experiment), experiment.runs)
+    events.ending.setdefault("reports", []).append(str(run.path))
     try:
         yield run
     except KeyboardInterrupt:

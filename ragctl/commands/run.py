@@ -205,7 +205,7 @@ class _Run:
 
         def show() -> None:
             for result, path in done:
-                ingest.show(result, path)
+                ingest.show(result, path, self.output)
 
         self._say("ingest", {result.index: result.to_json(path) for result, path in done}, show)
         try:
@@ -226,7 +226,7 @@ class _Run:
 
         def show() -> None:
             for name, one in done.items():
-                evaluate.show(one, name if len(done) > 1 else None)
+                evaluate.show(one, name if len(done) > 1 else None, self.output)
 
         self._say("eval", {name: one.to_json() for name, one in done.items()}, show)
         evaluate.conclude(list(done.values()), self.output)
