@@ -119,6 +119,19 @@ class EmbedQueue:
             self.under_way += 1
             yield batch
 
+    def start(self, batch: list[Wanted]) -> Future[tuple[Embedded, float]]:
+        """Have a thread make the call; one of its own, so that a call that hangs keeps nothing from ending."""
+        future = Future[tuple["Embedded", float]]()
+
+        def run() -> None:
+            try:
+                future.set_result(self.call(batch))
+            except BaseException as error:  # noqa: BLE001  whoever takes the result raises it
+                future.set_exception(error)
+
+        threading.Thread(target=run, name="embed", daemon=True).start()
+        return future
+
     def call(self, batch: list[Wanted]) -> tuple[Embedded, float]:
         """Runs in a thread: one call of the embedder when it has its turn, and its seconds."""
         texts = [wanted.text for wanted in batch]
@@ -149,9 +162,9 @@ class EmbedQueue:
     def take(self, batch: list[Wanted], future: Future[Any]) -> Outcome:
         """Digest the end of a call. Raises what no other text can cure: no credentials, no such endpoint ..."""
         self.under_way -= 1
-        if future.cancelled() or isinstance(future.exception(), CancelledError):
-            return Outcome([], [])
         error = future.exception()
+        if isinstance(error, CancelledError):
+            return Outcome([], [])
         if error is None:
             embedded, seconds = future.result()
             self._succeeded(batch, embedded, seconds)

@@ -83,7 +83,6 @@ class Pipeline:
         self.seconds: dict[str, float] = {"read": 0.0, "parse": 0.0, "chunk": 0.0, "embed": 0.0, "put": 0.0}
         self._timing = threading.Lock()
         self._stopping = stopping  # set: end early, with everything saved that is in the store
-        self._is_late = False  # something that was in flight did not end in time
         settings = services.experiment.ingest
         self._events: queue.SimpleQueue[tuple[str, Any, Any]] = queue.SimpleQueue()
         self._slots = threading.Semaphore(MESSAGES_AHEAD)
@@ -97,7 +96,6 @@ class Pipeline:
         self._records = PutQueue(services.store)
         self._unpaid: deque[OpenDocument] = deque()  # what the budget does not bear just now
         self._calls = 0  # fetches and puts under way
-        self._handed_out: set[Future[Any]] = set()  # to the threads that embed
         self._settling = Settling(services, counts)
         self._parsing = True
         self._error: BaseException | None = None
@@ -125,17 +123,13 @@ class Pipeline:
             embeds=self._embeds_in_workers,
         )
         self._workers = workers
-        with (
-            self._embedding_threads() as embedders,
-            ThreadPoolExecutor(settings.put_concurrency, "put") as putters,
-        ):
-            self._embedders, self._putters = embedders, putters
+        with ThreadPoolExecutor(settings.put_concurrency, "put") as self._putters:
             workers.start()
             try:
                 self._loop(workers, tick)
             finally:
                 workers.stop()
-                self._withdraw()
+                self._embeds.withdraw()
                 self._slots.release(
                     self._held + 64
                 )  # wake every worker thread that waits for room; 64 at most
@@ -143,23 +137,14 @@ class Pipeline:
                 self._spent("embed", self._embeds.seconds)
                 self._settling.save()
 
-    @contextmanager
-    def _embedding_threads(self) -> Iterator[ThreadPoolExecutor]:
-        pool = ThreadPoolExecutor(self._s.experiment.ingest.embed_concurrency, "embed")
-        try:
-            yield pool
-        finally:  # a call that hangs is left to itself: it writes nothing
-            pool.shutdown(wait=not self._is_late, cancel_futures=True)
-
     def _loop(self, workers: Workers, tick: Callable[[], None]) -> None:
         ticked = stopped = 0.0
         while self._error is None and not self._is_done(stopping=bool(stopped)):
             if (self._stopping.is_set() or self.gave_up) and not stopped:
                 stopped = monotonic()
                 workers.stop()
-                self._withdraw()
+                self._embeds.withdraw()
             if stopped and monotonic() - stopped > STOP_S:
-                self._is_late = True
                 return
             self._take_event()
             self._dispatch(stopping=bool(stopped))
@@ -170,12 +155,6 @@ class Pipeline:
                 tick()
         if self._error is not None:
             raise self._error
-
-    def _withdraw(self) -> None:
-        """Take back the batches of which no call was made."""
-        self._embeds.withdraw()
-        for future in tuple(self._handed_out):
-            future.cancel()
 
     def _is_done(self, *, stopping: bool) -> bool:
         under_way = self._calls or self._embeds.under_way
@@ -211,9 +190,7 @@ class Pipeline:
         )  # workers are done, or held back until something gets through
         if not stopping:
             for batch in self._embeds.ready(drain=no_more):
-                future = self._embedders.submit(self._embeds.call, batch)
-                self._handed_out.add(future)
-                future.add_done_callback(partial(self._announce, "embedded", batch))
+                self._embeds.start(batch).add_done_callback(partial(self._announce, "embedded", batch))
         idle = no_more and not (self._embeds.waiting or self._embeds.under_way or self._calls)
         while self._records and (self._records.has_full or idle or self._records.is_late or stopping):
             self._put()
@@ -439,7 +416,6 @@ class Pipeline:
         return None
 
     def _on_embedded(self, batch: list[Wanted], future: Future[Any]) -> None:
-        self._handed_out.discard(future)
         tokens = self.counts.tokens
         outcome = self._embeds.take(batch, future)
         self._pay(outcome, self.counts.tokens - tokens)

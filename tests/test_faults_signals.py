@@ -94,6 +94,21 @@ def test_a_call_that_hangs_does_not_keep_a_run_from_ending(place: HeldPlace) -> 
     assert_converges(place)
 
 
+def test_a_run_ends_in_order_though_a_call_hangs(place: HeldPlace) -> None:
+    """After 25 s, where a test does not shorten it, the rest is saved and told, and the lease is given back."""
+    short = "import ragctl.pipeline as pipeline\nassert pipeline.STOP_S == 25\npipeline.STOP_S = 0.5\n"
+    with start_stuck(place, "--json", prelude=short) as run:
+        run.send(signal.SIGTERM)
+        ended = run.end()
+        assert not place.models.gate.is_set()
+    assert ended.status == 130
+    report = json.loads(Path(ended.json["run"]).read_bytes())
+    assert (report["status"], report["documents"]) == ("interrupted", ended.json["documents"])
+    lease = json.loads(next(place.folder.rglob("lease.json")).read_bytes())
+    assert lease["expires"] == 0
+    assert_converges(place)
+
+
 def test_no_worker_outlives_a_run_that_is_killed(place: HeldPlace) -> None:
     """Not even one that is in the middle of a document which never ends."""
     with start_stuck(place) as run:
