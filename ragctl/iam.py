@@ -155,7 +155,7 @@ def _s3() -> Iterator[Right]:
     yield _right("state: s3", reads, "GetObject", STATE_FILES, service="s3")
     yield _right("state: s3", reads, "ListBucket", STATE, service="s3")
     yield _right("state: s3", (*_WRITES_STATE, DEPLOY), "PutObject", STATE_FILES, service="s3")
-    yield _right("state: s3", (INGEST, TEARDOWN), "DeleteObject", STATE_FILES, service="s3")
+    yield _right("state: s3", (INGEST, REBUILD, TEARDOWN), "DeleteObject", STATE_FILES, service="s3")
     yield _right(
         "state: s3", (VERIFY,), "PutObject DeleteObject", STATE_FILES, service="s3", when="with --repair"
     )

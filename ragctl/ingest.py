@@ -285,7 +285,8 @@ class _Run:
         interrupted = self._progress.stopping.is_set()
         if not (interrupted or pipeline.gave_up or self._progress.bill.is_spent):
             self._prune(plan, pipeline)
-            matching.settle(s.ledger, s.store)
+            if not self._options.only_failed:  # else files that were passed over may claim what is left
+                matching.settle(s.ledger, s.store)
         self._clean()
         if counts.written + counts.removed > before:
             s.store.finish()
