@@ -127,11 +127,8 @@ def test_a_plan_says_what_the_ingest_would_do(place: Place, command: list[str]) 
         store.delete(list(store.keys()))
     ended = place.ragctl(*command)
     assert ended.status == 0, ended.err
-    planned = ended.json["documents"] if command[0] == "ingest" else ended.json["indexes"]["test"]["files"]
-    assert (planned.get("changed", planned.get("check")), planned.get("unchanged", planned.get("keep"))) == (
-        20,
-        0,
-    )
+    files = ended.json["files"] if command[0] == "ingest" else ended.json["indexes"]["test"]["files"]
+    assert (files.get("checked", files.get("check")), files.get("unchanged", files.get("keep"))) == (20, 0)
 
 
 @pytest.mark.parametrize("command", [["ingest"], ["ingest", "--dry-run"], ["plan"]])
