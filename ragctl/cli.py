@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import logging
 import sys
@@ -105,6 +106,7 @@ def _root(
 def main() -> None:
     """The console script: run the command, say in plain words what went wrong, end with the honest status."""
     gc.set_threshold(COLLECT_AFTER)
+    atexit.register(gc.freeze)  # else Python looks through all that is left for garbage as it ends: 0.1 s
     started = monotonic()
     events.ending.clear()
     with guarded():

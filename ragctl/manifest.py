@@ -164,6 +164,10 @@ class Ledger:
             row = self._db.execute("SELECT count(*), coalesce(sum(chunks), 0) FROM documents").fetchone()
         return int(row[0]), int(row[1])
 
+    def file_count(self) -> int:
+        with self._errors():
+            return int(self._db.execute("SELECT count(*) FROM files").fetchone()[0])
+
     def documents_of_files(self) -> int:
         """How many documents the files say that they have, each as it was when it was last worked through."""
         with self._errors():

@@ -44,16 +44,19 @@ class Planned:
 
 
 _FILES = "SELECT id, location, size, stamp, source, metadata FROM files"
-_STEPS = """
+_LISTED = """
 WITH settings (source, fingerprint) AS (VALUES {settings}), listed AS (SELECT * FROM files {part})
-SELECT iif(row.id IS NULL, 'add', 'check'), listed.id AS id, ifnull(row.documents, 0)
+SELECT iif(row.id IS NULL, 'add', 'check'), listed.id, ifnull(row.documents, 0)
 FROM listed LEFT JOIN ledger.files AS row ON row.id = listed.id LEFT JOIN settings USING (source)
 WHERE row.id IS NULL OR :checksum OR NOT row.done OR row.size <> listed.size OR row.stamp <> listed.stamp
     OR row.fingerprint IS NOT settings.fingerprint
-UNION ALL
+ORDER BY listed.id
+"""
+_GONE = """
+WITH listed AS (SELECT id FROM files {part})
 SELECT 'delete', row.id, row.documents FROM ledger.files AS row
 WHERE NOT EXISTS (SELECT 1 FROM listed WHERE listed.id = row.id)
-ORDER BY id
+ORDER BY row.id
 """
 
 
@@ -118,7 +121,8 @@ class Listing:
     def steps(
         self, ledger: Ledger, fingerprints: Mapping[str, str], *, checksum: bool = False
     ) -> Generator[Step]:
-        """A step for each file that is not as the ledger has it, in order of id; SQLite compares, nothing is held.
+        """A step for each file that is not as the ledger has it, those that are gone last; SQLite compares, nothing is
+        held.
 
         `fingerprints` gives each source's settings; `checksum` looks into every file whatever its stamp.
         Nothing may be written to the ledger before the last step was taken.
@@ -127,9 +131,17 @@ class Listing:
         values: dict[str, object] = {"checksum": checksum, **self._tenant}
         for n, (source, fingerprint) in enumerate(fingerprints.items()):
             values |= {f"source{n}": source, f"fingerprint{n}": fingerprint}
+        known = ledger.file_count()
         with ledger.attached(self._db), closing(self._db.cursor()) as steps:
-            steps.execute(_STEPS.format(settings=settings, part=self._part), values)
-            for action, file_id, documents in steps:
+            new = 0
+            for action, file_id, documents in steps.execute(
+                _LISTED.format(settings=settings, part=self._part), values
+            ):
+                new += action == "add"
+                yield Step(action, file_id, documents)
+            if len(self) - new == known:  # each file of the ledger was met
+                return
+            for action, file_id, documents in steps.execute(_GONE.format(part=self._part), self._tenant):
                 yield Step(action, file_id, documents)
 
     def __iter__(self) -> Iterator[SourceFile]:

@@ -20,7 +20,8 @@ def row(name: str, *, size: int = 1, stamp: str = "s", fingerprint: str = "f1", 
 
 
 def steps(ledger: Ledger, *files: SourceFile, checksum: bool = False) -> list[tuple[str, str]]:
-    """What is to do, as (action, id)."""
+    """What is to do, as (action, id), in order of id."""
     with closing(Listing()) as listing:
         listing.add(files)
-        return [(step.action, step.id) for step in listing.steps(ledger, SETTINGS, checksum=checksum)]
+        found = [(step.action, step.id) for step in listing.steps(ledger, SETTINGS, checksum=checksum)]
+    return sorted(found, key=lambda step: step[1])

@@ -61,7 +61,7 @@ names = st.lists(st.text("aé/\U0001f600\uff5e", min_size=1, max_size=4), unique
 def test_a_plan_is_what_set_arithmetic_gives(
     recorded: list[str], wanted: list[str], edited: set[int]
 ) -> None:
-    """Whatever was recorded and is listed, each id that differs gets its step, in order of id."""
+    """Whatever was recorded and is listed, each id that differs gets its step, and just one."""
     changed = {name for number, name in enumerate(wanted) if number in edited}
     old, new = {f"docs/{name}" for name in recorded}, {f"docs/{name}" for name in wanted}
     expected = {
