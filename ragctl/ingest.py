@@ -288,8 +288,11 @@ class _Run:
             if not self._options.only_failed:  # else files that were passed over may claim what is left
                 matching.settle(s.ledger, s.store)
         self._clean()
-        if counts.written + counts.removed > before:
+        wrote = counts.written + counts.removed > before
+        if wrote:
             s.store.finish()
+        if wrote or mismatch.compared:
+            matching.leave(s.ledger, s.store)
         self._note_chunking(pipeline.seconds["chunk"])
         repeated = repeats.so_far() - repeated
         counts.throttles += repeated.throttles  # beside those that reached the pipeline
@@ -323,8 +326,7 @@ class _Run:
         indexes.refuse_other_settings(info, spec)
         matching.refuse_lost_ledger(s.ledger, s.store, info)
         is_new = s.ledger.meta("created") is None
-        if self._clean():
-            info = indexes.require(s.store, info.name)  # which has fewer records now
+        self._clean()
         mismatch = matching.match(s.ledger, s.store, info, self._guard.share)
         s.ledger.set_meta(embedder=spec.embedder, dimension=str(spec.dimension), created=info.created)
         if is_new:  # before the first put, so that a run that dies is not taken for a lost ledger
@@ -353,15 +355,12 @@ class _Run:
         self._guard.expect(self._experiment.store.index, deleted, documents, emptied=emptied)
         self._guard.check()
 
-    def _clean(self) -> bool:
-        """Delete every loose key from the store, if there is one: nothing is in flight, so no document is about to
-        claim one.
-        """
+    def _clean(self) -> None:
+        """Delete every loose key from the store: nothing is in flight, so no document is about to claim one."""
         loose = self._s.ledger.loose(-1)
         if loose:
             self._s.ledger.publish(force=True)
             self._progress.counts.removed += delete_keys(self._s, loose)
-        return bool(loose)
 
 
 def _plan(ledger: Ledger, listing: Listing, settings: Mapping[str, str], options: IngestOptions) -> Plan:

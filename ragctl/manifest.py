@@ -215,11 +215,6 @@ class Ledger:
             finally:
                 db.execute("DETACH DATABASE ledger")
 
-    def loose_count(self) -> int:
-        """How many such keys there are."""
-        with self._errors():
-            return int(self._db.execute("SELECT count(*) FROM loose").fetchone()[0])
-
     # --- writing -----------------------------------------------------------------------------------------
 
     def set_meta(self, **facts: str) -> None:

@@ -1,7 +1,7 @@
 """Whether an index still holds what its ledger says: cheaply at the start of every run, key by key where it does not.
 
-An index that was emptied, replaced or put back from a backup is told by when it was made, by how many records it
-has where the store counts them, and by a look at a few keys, other ones in every run.
+An index that was emptied, replaced or put back from a backup is told by when it was made, by its version where the store
+keeps one, which is then another one than the last run has left, and by a look at a few keys, other ones in every run.
 """
 
 from __future__ import annotations
@@ -26,15 +26,17 @@ REBUILD: Final = "if state: names the right place, make the ledger anew: ragctl 
 UNMATCHED: Final = (
     "unmatched"  # set in the ledger from when the two were found to differ until they agree again
 )
+VERSION: Final = "index_version"  # in the ledger: that of the index as the last run has left it
 
 
 @dataclass(frozen=True, slots=True)
 class Mismatch:
     """How an index differs from its ledger. `lost`: some of what the ledger knows is not there; it will be put again.
 
-    `strays`: keys of the index that no document of the ledger has.
+    `strays`: keys of the index that no document of the ledger has. `compared`: all keys were looked at.
     """
 
+    compared: bool = False
     lost: bool = False
     strays: tuple[str, ...] = ()
 
@@ -69,13 +71,22 @@ def match(ledger: Ledger, store: VectorStore, info: IndexInfo | None, max_strays
                 hint=f"{REBUILD}; if they are to go: ragctl ingest CONFIG --max-delete 1.0",
             )
         lost = keys.files_that_lack_some()
+    if not (lost or strays):
+        return Mismatch(compared=True)
     if lost:
         log.warning("index %s has lost chunks that the ledger knows: they are put again", info.name)
     if strays:
         log.warning("index %s holds %d chunks that no document has: they are removed", info.name, len(strays))
     ledger.set_meta(**{UNMATCHED: "yes"})
     ledger.invalidate(lost)
-    return Mismatch(bool(lost), tuple(strays))
+    return Mismatch(compared=True, lost=bool(lost), strays=tuple(strays))
+
+
+def leave(ledger: Ledger, store: VectorStore) -> None:
+    """At the end of a run: remember the version of the index that it leaves."""
+    info = store.describe()
+    if info is not None and info.version is not None:
+        ledger.set_meta(**{VERSION: info.version})
 
 
 def settle(ledger: Ledger, store: VectorStore) -> None:
@@ -91,7 +102,7 @@ def _all_lost(ledger: Ledger) -> Mismatch:
     if lost:
         log.warning("the index is gone since the last run: everything is put again")
         ledger.invalidate(lost)
-    return Mismatch(bool(lost))
+    return Mismatch(lost=bool(lost))
 
 
 def _seems_whole(ledger: Ledger, store: VectorStore, info: IndexInfo) -> bool:
@@ -100,8 +111,7 @@ def _seems_whole(ledger: Ledger, store: VectorStore, info: IndexInfo) -> bool:
     if ledger.meta("created") != info.created:
         log.warning("the index was made anew, or is another one, since the last run: its keys are compared")
         return False
-    chunks = ledger.counts()[1]
-    if info.records is not None and not chunks <= info.records <= chunks + ledger.loose_count():
+    if info.version not in (None, ledger.meta(VERSION)):
         return False
     probe = ledger.sample_keys(min(PROBED_KEYS, store.limits.get_keys))
     return len(store.get(probe)) == len(probe)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from ragctl import matching
 from tests.places import STORES, Place, StoreKind
 from tests.servers.s3vectors import S3VectorsServer
 
@@ -72,6 +73,24 @@ def test_an_older_copy_of_the_index_is_brought_up_to_date(place: Place) -> None:
     assert ended.json["restored"] is True
     assert place.held() == place.undisturbed()
     assert place.ragctl("verify", "--full").status == 0
+    assert "nothing to do" in place.ragctl("ingest").out
+
+
+@pytest.mark.parametrize("place", ["local"], indirect=True)
+def test_an_older_copy_that_holds_as_many_chunks_is_noticed(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though one document of many differs, whose key the run does not happen to look up."""
+    monkeypatch.setattr(matching, "PROBED_KEYS", 1)
+    store = place.folder / "store"
+    shutil.copytree(store, place.folder / "copy")
+    (place.folder / "docs/d03.md").write_text(TEXTS["d03.md"].replace(OLD, NEW))
+    assert place.ragctl("ingest").status == 0
+    whole = place.held()
+    shutil.rmtree(store)
+    (place.folder / "copy").rename(store)
+    assert place.ragctl("ingest").status == 0
+    assert place.held() == whole
     assert "nothing to do" in place.ragctl("ingest").out
 
 

@@ -47,7 +47,7 @@ class IndexInfo:
     text_search: bool
     language: str | None = None
     created: str = ""  # differs between an index and one that was made anew under the same name
-    records: int | None = None  # how many it holds; None where the store does not count them
+    version: str | None = None  # differs after every write; None where the store keeps no count of them
     details: Mapping[str, str] = field(
         default_factory=dict
     )  # mode, ARN, path ...: for people, not for decisions

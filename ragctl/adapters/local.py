@@ -108,8 +108,8 @@ class LocalStore:
             return None
         table, info = self._open()
         with self._faults("read"):
-            records = table.count_rows()
-        return replace(info, records=records, details={"path": str(self._folder), "records": str(records)})
+            version, records = str(table.version), str(table.count_rows())
+        return replace(info, version=version, details={"path": str(self._folder), "records": records})
 
     def create(self, spec: IndexSpec) -> bool:
         """Make the index. False where an equal one is there already; Refused where it differs."""
