@@ -276,16 +276,12 @@ class Ledger:
                 self._db.execute("DELETE FROM failures WHERE file = ?", (file_id,))
         return gone
 
-    def invalidate(self, file_ids: Iterable[str] | None = None) -> None:
-        """Have the next plan look at these files again, all of them by default (the store lost their chunks)."""
+    def invalidate(self, file_ids: Iterable[str]) -> None:
+        """Have the next plan look at these files again: the store lost chunks of theirs."""
+        ids = [(file_id,) for file_id in file_ids]
         with self._transaction():
-            if file_ids is None:
-                self._db.execute("UPDATE files SET done = 0")
-                self._db.execute("UPDATE documents SET done = 0")
-            else:
-                ids = [(file_id,) for file_id in file_ids]
-                self._db.executemany("UPDATE files SET done = 0 WHERE id = ?", ids)
-                self._db.executemany("UPDATE documents SET done = 0 WHERE file = ?", ids)
+            self._db.executemany("UPDATE files SET done = 0 WHERE id = ?", ids)
+            self._db.executemany("UPDATE documents SET done = 0 WHERE file = ?", ids)
 
     def loosen(self, keys: Iterable[str]) -> None:
         """These keys are in the store and no document vouches for them."""

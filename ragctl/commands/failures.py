@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from ragctl.commands.options import Config, Json, LogJson, Quiet, Set, Verbose, load, printable, setup
+from ragctl.commands.events import printable
+from ragctl.commands.options import Config, Json, LogJson, Quiet, Set, Verbose, load, setup
 
 if TYPE_CHECKING:
     from ragctl.config import Experiment

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ragctl.commands import events
-from ragctl.commands.events import printable as printable  # noqa: PLC0414  commands take it from here
+from ragctl.commands.events import printable
 
 if TYPE_CHECKING:
     from ragctl.config import Experiment

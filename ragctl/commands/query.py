@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ragctl.commands.events import printable
 from ragctl.commands.options import (
     Config,
     Index,
@@ -18,7 +19,6 @@ from ragctl.commands.options import (
     Set,
     Verbose,
     load,
-    printable,
     setup,
 )
 

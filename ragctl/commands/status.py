@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ragctl.commands.options import Json, LogJson, Quiet, Set, Verbose, load, printable, setup, shown
+from ragctl.commands.events import printable
+from ragctl.commands.options import Json, LogJson, Quiet, Set, Verbose, load, setup, shown
 
 if TYPE_CHECKING:
     from ragctl.status import Endpoint, Index, Status

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ragctl.commands.events import printable
 from ragctl.commands.options import (
     Config,
     Index,
@@ -13,7 +14,6 @@ from ragctl.commands.options import (
     Set,
     Verbose,
     load_each,
-    printable,
     setup,
 )
 
