@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import gc
 import logging
+import os
 import sys
 import traceback
 from time import monotonic
@@ -38,6 +39,9 @@ from ragctl.errors import RagctlError
 # New objects after which Python looks for cycles of garbage, instead of 700: imports and ingests make many objects that
 # stay for seconds, and hardly any cycle.
 COLLECT_AFTER = 50_000
+# NumPy's OpenBLAS starts a thread a core as it is imported, which spin for a while, and no product here is large enough
+# for them. Processes that this one starts inherit it.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
 _UsageError: Any = typer.BadParameter.__base__  # which Typer does not name

@@ -27,7 +27,7 @@ from ragctl.remote_ledger import RemoteLedger
 from ragctl.reuse import KnownTexts
 from ragctl.settling import delete_keys
 from ragctl.spending import IngestBill
-from ragctl.state import LocalState
+from ragctl.state import LocalState, lease_name, ledger_name
 from ragctl.tenancy import has_index_each
 from ragctl.under_way import Counts, Services
 
@@ -148,16 +148,6 @@ class Progress:
     stopping: threading.Event = field(default_factory=threading.Event)  # set it to end early, consistently
 
 
-def ledger_name(index: str) -> str:
-    """The ledger's file in the state location."""
-    return f"{index}/ledger.sqlite"
-
-
-def lease_name(index: str) -> str:
-    """The lease's file in the state location."""
-    return f"{index}/lease.json"
-
-
 def ingest(
     experiment: Experiment,
     state: State,
@@ -212,9 +202,7 @@ def ingest_index(
         )
         ledger = stack.enter_context(writing_ledger(state, index, lease))
         if ledger.meta("created") is None:
-            workers.prepare(
-                experiment
-            )  # a first ingest has files to parse; to list them and to open the store takes a while
+            workers.prepare(experiment)  # a first ingest has files to parse
         run = _Run(experiment, ledger, lease, options, progress, stack, guard)
         return run.work(start, tick, _listed(experiment, ledger, options, files))
 

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Final
 
 from ragctl import deployment, teardown, tenancy
 from ragctl.indexes import Resource, exists
-from ragctl.ingest import lease_name, ledger_name
 from ragctl.lease import hold
-from ragctl.state import state_at
+from ragctl.state import lease_name, ledger_name, state_at
 
 if TYPE_CHECKING:
     from ragctl.config import Experiment

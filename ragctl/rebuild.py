@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING
 
 from ragctl import indexes
 from ragctl.errors import RagctlError
-from ragctl.ingest import lease_name, ledger_name, list_sources
+from ragctl.ingest import list_sources
 from ragctl.lease import hold
 from ragctl.manifest import DocumentRow, FileRow, Ledger, fence_seen, replace_ledger
 from ragctl.planning import Listing
 from ragctl.records import DOCUMENT, START
 from ragctl.remote_ledger import RemoteLedger
-from ragctl.state import LocalState
+from ragctl.state import LocalState, lease_name, ledger_name
 from ragctl.tenancy import Registry, has_index_each
 from ragctl.tenants import indexes_wanted
 

@@ -17,10 +17,9 @@ from ragctl.adapters import open_store, s3vectors_store
 from ragctl.deploy_plan import wants_models
 from ragctl.errors import ConfigError, LeaseHeld, Refused, ServiceError, StateError
 from ragctl.indexes import Resource, exists, named
-from ragctl.ingest import lease_name, ledger_name
 from ragctl.lease import held_by, hold
 from ragctl.leftover_files import CachePart, StatePart
-from ragctl.state import open_state
+from ragctl.state import lease_name, ledger_name, open_state
 
 if TYPE_CHECKING:
     from ragctl.config import Experiment

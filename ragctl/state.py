@@ -48,6 +48,16 @@ class State(Protocol):
     def names(self, prefix: str) -> list[str]: ...  # sorted
 
 
+def ledger_name(index: str) -> str:
+    """The ledger's file in the state location."""
+    return f"{index}/ledger.sqlite"
+
+
+def lease_name(index: str) -> str:
+    """The lease's file in the state location."""
+    return f"{index}/lease.json"
+
+
 def open_state(experiment: Experiment) -> State:
     """The experiment's state location; a local folder is made when something is written."""
     return state_at(experiment.state, experiment)

@@ -234,8 +234,9 @@ def _index(experiment: Experiment, state: State) -> Index:
     from contextlib import closing
 
     from ragctl.adapters import open_store
-    from ragctl.ingest import lease_name, reading_ledger
+    from ragctl.ingest import reading_ledger
     from ragctl.lease import held_by
+    from ragctl.state import lease_name
 
     name = experiment.store.index
     with closing(open_store(experiment)) as store:

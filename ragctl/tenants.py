@@ -19,13 +19,13 @@ from ragctl.ingest import (
     IngestResult,
     Progress,
     ingest_index,
-    lease_name,
     list_sources,
 )
 from ragctl.lease import hold
 from ragctl.manifest import Failure
 from ragctl.pipeline import log_failure
 from ragctl.planning import Listing, Planned
+from ragctl.state import lease_name
 from ragctl.tenancy import Registry, fault, has_index_each, of_tenant
 from ragctl.under_way import Counts
 

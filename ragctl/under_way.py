@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from ragctl import tenancy
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from ragctl.records import Chunk, MetadataValue, SourceFile, VectorRecord
     from ragctl.worker import Cut, Finished, Task
 
+_TEXT_OF = attrgetter("text")
 CHUNK_BYTES = 1_500  # of the objects that a chunk is made of, beside its text and vector
 
 
@@ -95,7 +97,7 @@ class OpenDocument:
 
     def __post_init__(self) -> None:
         chunks, vectors = self.cut.chunks, self.cut.vectors
-        text = sum(len(chunk.text) for chunk in chunks)
+        text = sum(map(len, map(_TEXT_OF, chunks)))
         taken = vectors.nbytes if vectors is not None else len(chunks) * 4_096
         self.bytes = text * 2 + taken + len(chunks) * CHUNK_BYTES
 

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 from ragctl import fingerprints, indexes, matching, tenancy
 from ragctl.guard import DeleteGuard
-from ragctl.ingest import lease_name, list_sources, reading_ledger, writing_ledger
+from ragctl.ingest import list_sources, reading_ledger, writing_ledger
 from ragctl.lease import hold
 from ragctl.manifest import Ledger
 from ragctl.records import DOCUMENT, TEXT, short_hash, stem_of
+from ragctl.state import lease_name
 from ragctl.tenants import strays
 from ragctl.under_way import metadata_of
 from ragctl.worker import Cut, Failed, Task, Workshop

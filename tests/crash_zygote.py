@@ -184,7 +184,7 @@ def _dump(job: Job, seconds: float) -> None:
         "doubles": len(keys) - len(set(keys)),
         "records": records,
         "ledger": rows,
-        "journal": place.names(f"{ingest.ledger_name(experiment.store.index)}.journal/"),
+        "journal": place.names(f"{state.ledger_name(experiment.store.index)}.journal/"),
         "drift": drift,
         "seconds": seconds,
     }

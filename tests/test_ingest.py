@@ -407,8 +407,8 @@ def test_stdout_is_the_result_alone(folder: Path) -> None:
 
 def test_the_second_of_two_runs_at_once_is_turned_away(folder: Path) -> None:
     """Exit 7, while the first one works on."""
-    from ragctl.ingest import lease_name
     from ragctl.lease import hold
+    from ragctl.state import lease_name
 
     state = open_state(load(folder / "experiment.yaml"))
     with hold(state, lease_name("test"), "ingest"):

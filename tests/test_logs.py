@@ -13,10 +13,9 @@ import pytest
 
 from ragctl import __version__
 from ragctl.commands import progress
-from ragctl.ingest import lease_name
 from ragctl.lease import hold
 from ragctl.loading import load
-from ragctl.state import open_state
+from ragctl.state import lease_name, open_state
 from tests.cli import Ended, experiment, in_process, ragctl, write_docs
 from tests.pdfs import encrypted_pdf
 from tests.servers.openai_server import Behaviour, OpenAIServer

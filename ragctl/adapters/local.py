@@ -91,6 +91,8 @@ class LocalStore:
         self._opened: tuple[Any, IndexInfo] | None = None
         self._opening = threading.Lock()
         self._writing = threading.Lock()  # commits at once would conflict, and be repeated until they do not
+        # Each table of rows is as large as its batch: one is made while another is written.
+        self._tables = threading.Semaphore(2)
         self._keys = KnownKeys()
 
     @classmethod
@@ -235,15 +237,15 @@ class LocalStore:
         refuse_doubles(records)
         table, info = self._open()
         keys = [record.key for record in records]
-        with self._faults("write to"), self._writing:
-            # One at a time: a table of rows is as large as its batch.
+        with self._faults("write to"), self._tables:
             fresh = rows.table(records, table.schema, info.non_filterable)
-            if self._keys.may_hold(table, keys):
-                merge = table.merge_insert("key").when_matched_update_all().when_not_matched_insert_all()
-                written = merge.execute(fresh)
-            else:
-                written = table.add(fresh)
-            self._keys.wrote(keys, written.version)
+            with self._writing:
+                if self._keys.may_hold(table, keys):
+                    merge = table.merge_insert("key").when_matched_update_all().when_not_matched_insert_all()
+                    written = merge.execute(fresh)
+                else:
+                    written = table.add(fresh)
+                self._keys.wrote(keys, written.version)
 
     def get(self, keys: Sequence[str], *, vectors: bool = False) -> dict[str, VectorRecord]:
         """Return records by key; an absent one is left out."""

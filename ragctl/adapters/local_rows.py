@@ -18,27 +18,30 @@ if TYPE_CHECKING:
     from ragctl.records import Metadata, MetadataValue, Vector
 
 METADATA_COLUMNS = ("text", "metadata")
+# To compress strings takes LanceDB as long as to write all the rest, and saves a twentieth of an index of 2,048
+# dimensions, a fifth of one of 384.
+PLAIN = {b"lance-encoding:compression": b"none"}
 
 
 def schema(dimension: int, about: dict[bytes, bytes]) -> pa.Schema:
     """Return the columns of an index; `about` is kept with the table."""
     columns = [
-        pa.field("key", pa.string(), nullable=False),
+        pa.field("key", pa.string(), nullable=False, metadata=PLAIN),
         pa.field("vector", pa.list_(pa.float32(), dimension), nullable=False),
-        pa.field("text", pa.string()),  # metadata[TEXT], searched by words; null where there is none
-        pa.field("metadata", pa.string(), nullable=False),  # all the rest, as JSON
-        pa.field("facets", pa.string(), nullable=False),  # what filters look at
+        pa.field("text", pa.string(), metadata=PLAIN),  # metadata[TEXT], searched by words; null for none
+        pa.field("metadata", pa.string(), nullable=False, metadata=PLAIN),  # all the rest, as JSON
+        pa.field("facets", pa.string(), nullable=False, metadata=PLAIN),  # what filters look at
     ]
     return pa.schema(columns, metadata=about)
 
 
 def table(records: Sequence[VectorRecord], columns: pa.Schema, non_filterable: Collection[str]) -> pa.Table:
     """Return records as rows."""
-    matrix = np.stack([record.vector for record in records]).astype(np.float32, copy=False)
+    numbers = np.concatenate([record.vector for record in records], dtype=np.float32)
     split = [_split(record.metadata) for record in records]
     arrays = [
         _strings([record.key for record in records]),
-        pa.FixedSizeListArray.from_arrays(_numbers(matrix), matrix.shape[1]),
+        pa.FixedSizeListArray.from_arrays(_numbers(numbers), len(records[0].vector)),
         _strings([text for text, _ in split]),
         _strings([orjson.dumps(rest).decode() for _, rest in split]),
         _strings([facets(record.metadata, non_filterable) for record in records]),

@@ -87,6 +87,8 @@ def command(
     """
     output = setup(json_output=json_output, quiet=quiet, verbose=verbose, log_json=log_json)
     experiments = load_each(config, overrides, index)
+    if not dry_run:
+        _prepare(experiments[0])
     from ragctl.durations import seconds
     from ragctl.ingest import IngestOptions
 
@@ -98,6 +100,19 @@ def command(
         lambda index: show(*done[index], output),
     )
     conclude([result for result, _ in done.values()])
+
+
+def _prepare(experiment: Experiment) -> None:
+    """Start what workers need before all else where this is surely a first ingest, which has files to parse."""
+    from ragctl.state import ledger_name
+    from ragctl.tenancy import has_index_each
+
+    if experiment.state.startswith("s3://") or has_index_each(experiment):
+        return  # it takes longer to know
+    if not Path(experiment.state, ledger_name(experiment.store.index)).exists():
+        from ragctl.workers import prepare
+
+        prepare(experiment)
 
 
 def _saved(plan: Path | None, *, checksum: bool, only_failed: bool) -> SavedPlan | None:
