@@ -9,11 +9,12 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
+from functools import partial
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ragctl.errors import (
     ConfigError,
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from ragctl.records import Embedded, Vector
 
 log = logging.getLogger("ragctl.embedding")
+
+Result = TypeVar("Result")
 
 ATTEMPTS = 3  # of a batch that fails for another reason than a throttle, before it is bisected
 FAILURES_IN_A_ROW = (
@@ -58,6 +61,20 @@ class Outcome:
 
     vectors: list[tuple[Wanted, Vector]]
     refused: list[tuple[Wanted, str]]
+
+
+def aside(call: Callable[[], Result]) -> Future[Result]:
+    """Make a call of the embedder in a thread of its own, so that one that hangs keeps nothing from ending."""
+    future = Future[Result]()
+
+    def run() -> None:
+        try:
+            future.set_result(call())
+        except BaseException as error:  # noqa: BLE001  whoever takes the result raises it
+            future.set_exception(error)
+
+    threading.Thread(target=run, name="embed", daemon=True).start()
+    return future
 
 
 class EmbedQueue:
@@ -120,17 +137,8 @@ class EmbedQueue:
             yield batch
 
     def start(self, batch: list[Wanted]) -> Future[tuple[Embedded, float]]:
-        """Have a thread make the call; one of its own, so that a call that hangs keeps nothing from ending."""
-        future = Future[tuple["Embedded", float]]()
-
-        def run() -> None:
-            try:
-                future.set_result(self.call(batch))
-            except BaseException as error:  # noqa: BLE001  whoever takes the result raises it
-                future.set_exception(error)
-
-        threading.Thread(target=run, name="embed", daemon=True).start()
-        return future
+        """Have a thread make the call."""
+        return aside(partial(self.call, batch))
 
     def call(self, batch: list[Wanted]) -> tuple[Embedded, float]:
         """Runs in a thread: one call of the embedder when it has its turn, and its seconds."""

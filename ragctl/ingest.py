@@ -15,6 +15,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from ragctl import fingerprints, indexes, matching, repeats, workers
+from ragctl.embedding import aside
 from ragctl.errors import Refused
 from ragctl.guard import DeleteGuard
 from ragctl.lease import hold
@@ -236,9 +237,12 @@ class _Run:
         self._options = options
         self._progress = progress
         self._guard = guard
+        embedder = open_embedder(experiment)
+        self._dimension = aside(
+            lambda: embedder.dimension
+        )  # which may be a call; to open the rest takes a while
         store = open_store(experiment)
         stack.callback(store.close)
-        embedder = open_embedder(experiment)
         cache = open_cache(experiment, embedder.identity)
         if cache is not None:
             stack.callback(cache.close)
@@ -306,6 +310,7 @@ class _Run:
     def _match_index(self) -> Mismatch:
         """Make the index if it is absent, remove what a run that was killed left in it, and see what else is off."""
         s = self._s
+        self._dimension.result()
         spec = indexes.spec_of(self._experiment, s.embedder)
         info = s.store.describe()
         if info is None:

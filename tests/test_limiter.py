@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ragctl.limiter import HEADROOM, Limiter
+from ragctl.limiter import HEADROOM, WINDOW_S, Limiter, Turn
 from tests.faketime import FakeTime
 
 
@@ -55,6 +55,41 @@ def test_no_window_holds_more_than_the_limits(calls: list[tuple[int, float, bool
         within = [vectors for at, vectors in gone if start <= at < start + window]
         assert sum(within[:-1]) <= 2_500 * window
         assert len(within) - 1 <= 1_000 * window
+
+
+@given(
+    calls=st.lists(st.tuples(st.integers(1, 500), st.floats(0, 0.3)), min_size=30, max_size=120),
+    quickest=st.floats(0.01, 0.2),
+)
+def test_no_window_holds_more_than_the_limit_however_late_calls_arrive(
+    calls: list[tuple[int, float]], quickest: float
+) -> None:
+    """What counts is when the service gets them: calls are held up on the way, each for a while of its own."""
+    time = FakeTime()
+    limit = limiter(time)
+    arrived: list[tuple[float, int]] = []
+    answers: list[tuple[float, Turn]] = []
+    for vectors, held_up in calls:
+        turn = limit.acquire(vectors)
+        arrived.append((time.now + held_up, vectors))
+        answers.append((time.now + held_up + quickest, turn))
+        for answer in [one for one in answers if one[0] <= time.now]:
+            answers.remove(answer)
+            then, time.now = time.now, answer[0]
+            limit.answered(answer[1])
+            time.now = then
+    for start, _ in arrived:
+        assert sum(vectors for at, vectors in arrived if start <= at < start + WINDOW_S) <= 2_500 * WINDOW_S
+
+
+def test_a_call_that_is_a_little_late_is_made_up_for(time: FakeTime) -> None:
+    """A thread that wakes up late does not slow down the run: the calls after it leave when they would have."""
+    limit = limiter(time)
+    interval = 500 / (2_500 * HEADROOM)
+    for number in range(20):
+        time.now += 1.9 * interval if number == 10 else 0  # its turn was one interval after the last
+        limit.acquire(500)
+    assert time.now == pytest.approx(19 * interval)
 
 
 def test_many_small_calls_are_held_by_the_requests(time: FakeTime) -> None:

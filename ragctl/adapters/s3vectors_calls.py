@@ -73,7 +73,8 @@ class Calls:
         self._clock, self._sleep = clock, sleep
         self._bucket = {"vectorBucketName": bucket}
         self._index = {**self._bucket, "indexName": index}
-        self._writing = threading.local()  # how many vectors the write of this thread has, 0 for none
+        # Of the write of this thread: `vectors`, how many it has, 0 for none; `turn`, when it left.
+        self._writing = threading.local()
         for operation in WRITES:
             client.meta.events.register(f"before-send.s3vectors.{operation}", self._await_turn)
         self._names = (f"vector bucket {bucket}", f"index {bucket}/{index}")
@@ -108,6 +109,7 @@ class Calls:
                 attempts.failed(error)
                 pending += _halves(batch) if _status(error) == 503 else [batch]
             else:
+                self._limiter.answered(self._writing.turn)
                 attempts.succeeded()
             finally:
                 self._writing.vectors = 0
@@ -115,7 +117,7 @@ class Calls:
     def _await_turn(self, **_: Any) -> None:
         """Runs when a write is encoded and signed: what is spaced are calls as they leave, not as they are begun."""
         if vectors := getattr(self._writing, "vectors", 0):
-            self._limiter.acquire(vectors)
+            self._writing.turn = self._limiter.acquire(vectors)
 
     def _call(self, operation: str, request: Mapping[str, Any], attempts: Attempts) -> dict[str, Any]:
         method = getattr(self._client, xform_name(operation))
