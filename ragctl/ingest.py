@@ -237,6 +237,7 @@ class _Run:
         self._options = options
         self._progress = progress
         self._guard = guard
+        self._repeats_before = repeats.so_far()
         embedder = open_embedder(experiment)
         self._dimension = aside(
             lambda: embedder.dimension
@@ -252,7 +253,6 @@ class _Run:
 
     def work(self, start: float, tick: Callable[[], None], listing: Listing) -> IngestResult:
         s = self._s
-        repeated = repeats.so_far()
         counts = self._progress.counts
         before = counts.written + counts.removed
         mismatch = self._match_index()
@@ -286,7 +286,7 @@ class _Run:
         if wrote or mismatch.compared:
             matching.leave(s.ledger, s.store)
         self._note_chunking(pipeline.seconds["chunk"])
-        repeated = repeats.so_far() - repeated
+        repeated = repeats.so_far() - self._repeats_before
         counts.throttles += repeated.throttles  # beside those that reached the pipeline
         counts.retries += repeated.retries
         documents, chunks = s.ledger.counts()
