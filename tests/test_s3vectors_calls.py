@@ -9,7 +9,7 @@ from time import monotonic, sleep
 import pytest
 
 from ragctl.adapters.s3vectors import S3VectorsStore
-from ragctl.adapters.s3vectors_calls import BULK_S, LONGEST_WAIT_S
+from ragctl.adapters.s3vectors_calls import BROKEN_ATTEMPTS, BULK_S, LONGEST_WAIT_S
 from ragctl.backends import S3VectorsStore as Settings
 from ragctl.errors import ServiceError, Throttled
 from ragctl.records import VectorRecord
@@ -106,6 +106,17 @@ def test_200_faults_lose_nothing_of_50_000_vectors(
     there = {one.key: one.metadata["number"] for one in store.scan()}
     assert there == {one.key: one.metadata["number"] for one in records}
     assert time.now < 400
+
+
+def test_a_throttle_between_broken_connections_shows_that_the_service_is_there(
+    store: S3VectorsStore, server: S3VectorsServer
+) -> None:
+    """Only connections that break one after the other are given up, not as many in all."""
+    broken = Fault("reset", "PutVectors", times=BROKEN_ATTEMPTS - 1)
+    server.faults.add(broken, Fault("error", "PutVectors", **SLOW_DOWN), broken)  # type: ignore[arg-type]  # as above
+    store.put(fan(10))
+    assert len(server.faults.injected) == 2 * BROKEN_ATTEMPTS - 1
+    assert len(list(store.keys())) == 10
 
 
 def test_refusals_in_a_row_are_waited_out(

@@ -165,6 +165,7 @@ class Attempts:
         """Wait before the next attempt; raises `error` as one of our tree when there is none."""
         if _is_throttle(error):
             self._on_throttle()
+            self._broken = 0  # it answers
             self._throttled += 1
             self._wait(error, min(2.0 ** (self._throttled - 1), LONGEST_WAIT_S))
             repeats.count(throttles=1)
