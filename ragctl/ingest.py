@@ -239,9 +239,8 @@ class _Run:
         self._guard = guard
         self._repeats_before = repeats.so_far()
         embedder = open_embedder(experiment)
-        self._dimension = aside(
-            lambda: embedder.dimension
-        )  # which may be a call; to open the rest takes a while
+        # It may be a call, and to open the rest takes a while.
+        self._dimension = aside(lambda: embedder.dimension)
         store = open_store(experiment)
         stack.callback(store.close)
         cache = open_cache(experiment, embedder.identity)
@@ -310,7 +309,7 @@ class _Run:
     def _match_index(self) -> Mismatch:
         """Make the index if it is absent, remove what a run that was killed left in it, and see what else is off."""
         s = self._s
-        self._dimension.result()
+        self._dimension.result()  # raises what the call ended with, instead of calling again
         spec = indexes.spec_of(self._experiment, s.embedder)
         info = s.store.describe()
         if info is None:

@@ -66,8 +66,8 @@ class Limiter:
             now = self._clock()
             start = max(now, self._free_at, self._window_free_at(vectors))
             cost = max(vectors * self._seconds_per_vector, self._seconds_per_request) / self._pace_at(start)
-            is_late = start - self._free_at < cost
-            self._free_at = (self._free_at if is_late else start) + cost
+            keeps_time = start - self._free_at < cost
+            self._free_at = (self._free_at if keeps_time else start) + cost
             turn = Turn(vectors, start)
             self._turns.append(turn)
             self._vectors += vectors
