@@ -24,6 +24,7 @@ from ragctl.adapters.s3vectors import S3VectorsStore
 from ragctl.adapters.s3vectors_records import put_body
 from ragctl.backends import S3VectorsStore as Settings
 from ragctl.records import NON_FILTERABLE, VectorRecord
+from ragctl.sparse import dense
 from tests.servers.process import ServerProcess
 
 BUCKET, INDEX, PACED = "benchmark", "vectors", "paced"
@@ -72,7 +73,7 @@ class Plain:
 
     def put(self, batch: Sequence[VectorRecord]) -> None:
         vectors = [
-            {"key": one.key, "data": {"float32": one.vector.tolist()}, "metadata": one.metadata}
+            {"key": one.key, "data": {"float32": dense(one.vector).tolist()}, "metadata": one.metadata}
             for one in batch
         ]
         self._client.put_vectors(**self._names, vectors=vectors)

@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, NoReturn
 from ragctl.errors import ConfigError, InputRefused, RecordRefused
 from ragctl.filters import EXACT_INTEGER, is_number
 from ragctl.records import DOCUMENT
+from ragctl.sparse import SparseVector
 
 if TYPE_CHECKING:
     from ragctl.adapters.base import IndexSpec, SearchRequest
-    from ragctl.records import Metadata, Vector, VectorRecord
+    from ragctl.records import Metadata, VectorRecord
+    from ragctl.sparse import AnyVector
 
 MAX_DIMENSION = 4_096  # model
 MAX_KEY_BYTES = 1_024  # UTF-8 bytes of a record's key; the model says characters, the service counts bytes
@@ -139,12 +141,13 @@ def _check_vector(record: VectorRecord, dimension: int, metric: str) -> None:
         _refuse(record, f"the vector {fault}")
 
 
-def _vector_fault(vector: Vector, metric: str) -> str | None:
+def _vector_fault(vector: AnyVector, metric: str) -> str | None:
     import numpy as np
 
+    numbers = vector.values if isinstance(vector, SparseVector) else vector
     # Finite only when every number is, and far quicker than asking each; `vdot` warns of nothing, unlike `@`.
-    square = float(np.vdot(vector, vector))
-    if not math.isfinite(square) and not np.isfinite(vector).all():
+    square = float(np.vdot(numbers, numbers))
+    if not math.isfinite(square) and not np.isfinite(numbers).all():
         return "holds NaN or infinity"
     if metric == "cosine" and not 0 < square < math.inf:
         size = "zero" if square == 0 else "too long"

@@ -37,6 +37,7 @@ from ragctl.workers import Workers
 
 if TYPE_CHECKING:
     from ragctl.records import Vector
+    from ragctl.sparse import AnyVector
 
 log = logging.getLogger("ragctl.ingest")
 
@@ -334,7 +335,7 @@ class Pipeline:
             self._close(document)
             return
         known = document.known
-        made = dict(zip(cut.embedded, cut.vectors, strict=True)) if cut.vectors is not None else {}
+        made = dict(zip(cut.embedded, cut.vectors, strict=True)) if cut.vectors else {}
         self.counts.embedded += len(made)
         stored: dict[int, str] = {}  # chunk -> key in the store that has its vector
         lookup: list[int] = []
@@ -450,7 +451,7 @@ class Pipeline:
         self._calls -= 1
         future.result()
 
-    def _add_record(self, document: OpenDocument, i: int, vector: Vector, *, shared: bool = True) -> None:
+    def _add_record(self, document: OpenDocument, i: int, vector: AnyVector, *, shared: bool = True) -> None:
         """`shared`: others may ask for the vector of this text before it is in the store."""
         if document.failed:
             self._arrived(document)

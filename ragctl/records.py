@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from ragctl.sparse import AnyVector
+
     Vectors = NDArray[np.float32]  # (n, dimension)
     Vector = NDArray[np.float32]  # (dimension,)
 
@@ -94,10 +96,13 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class VectorRecord:
-    """What a store holds under a key: a vector and metadata, the chunk's text among them (under TEXT)."""
+    """What a store holds under a key: a vector and metadata, the chunk's text among them (under TEXT).
+
+    A store takes either kind of vector and returns all the numbers.
+    """
 
     key: str
-    vector: Vector
+    vector: AnyVector
     metadata: Metadata
 
 

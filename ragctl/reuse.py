@@ -10,6 +10,7 @@ from ragctl.records import stem_of
 
 if TYPE_CHECKING:
     from ragctl.records import Vector, VectorRecord
+    from ragctl.sparse import AnyVector
     from ragctl.under_way import OpenDocument, Services
 
 Chunks = list[tuple["OpenDocument", int]]  # documents, and which of their chunks
@@ -42,9 +43,9 @@ class TextsUnderWay:
 
     def __init__(self) -> None:
         self._waiting: dict[str, Chunks] = {}  # text hash -> who else waits for its vector
-        self._vectors: dict[str, Vector] = {}  # text hash -> vector, from then on until its put has ended
+        self._vectors: dict[str, AnyVector] = {}  # text hash -> vector, from then on until its put has ended
 
-    def vector(self, stem: str) -> Vector | None:
+    def vector(self, stem: str) -> AnyVector | None:
         """The vector of a text whose put has not ended."""
         return self._vectors.get(stem)
 

@@ -1,33 +1,86 @@
-"""Vectors of which most numbers are zero, as they are made and passed from one process to another.
+"""Vectors of which most numbers are zero, from where they are made to where they are stored.
 
-A pipe passes 64 KB at a time, and the reader needs the interpreter's lock for each: sent whole, the hashed vectors of
-8,000 chunks a second would keep it from anything else.
+Hashed vectors of 2,048 numbers hold some 80 that are not zero. Written out as soon as they are made, those of 8,000
+chunks a second would be passed between processes 64 KB at a time, and be copied and read once for each stage.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from itertools import pairwise
+from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from ragctl.records import Vectors
+    from ragctl.records import Vector, Vectors
+
+AnyVector: TypeAlias = "Vector | SparseVector"
+
+
+@dataclass(frozen=True, slots=True)
+class SparseVector:
+    """A vector (size,): the numbers that are not zero, and where each stands, ascending."""
+
+    size: int
+    places: NDArray[np.int32]
+    values: NDArray[np.float32]
+
+    @property
+    def shape(self) -> tuple[int]:
+        return (self.size,)
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that it takes, in bytes."""
+        return self.places.nbytes + self.values.nbytes
 
 
 @dataclass(frozen=True, slots=True)
 class SparseVectors:
-    """The numbers of a matrix that are not zero, and where each stands when the rows lie end to end."""
+    """A matrix `shape` by rows: those of row i lie in places and values from starts[i] up to starts[i + 1]."""
 
     shape: tuple[int, int]
-    places: NDArray[np.int64]
+    starts: NDArray[np.int64]
+    places: NDArray[np.int32]
     values: NDArray[np.float32]
 
+    def rows(self) -> list[SparseVector]:
+        """Each row as a vector; nothing is copied."""
+        size, starts = self.shape[1], self.starts.tolist()
+        return [
+            SparseVector(size, self.places[start:end], self.values[start:end])
+            for start, end in pairwise(starts)
+        ]
+
     def dense(self) -> Vectors:
-        """All the numbers: vectors (n, dimension)."""
+        """All the numbers: vectors (n, size)."""
         import numpy as np
 
+        count, size = self.shape
         vectors = np.zeros(self.shape, np.float32)
-        vectors.ravel()[self.places] = self.values
+        row_starts = np.repeat(np.arange(count) * size, np.diff(self.starts))
+        vectors.ravel()[row_starts + self.places] = self.values
         return vectors
+
+
+def stack(vectors: Sequence[AnyVector]) -> Vectors:
+    """Vectors (n, size) of all the numbers of n vectors of one size, n at least 1."""
+    import numpy as np
+
+    sparse = [vector for vector in vectors if isinstance(vector, SparseVector)]
+    if len(sparse) < len(vectors):
+        return np.concatenate([dense(vector) for vector in vectors]).reshape(len(vectors), -1)
+    starts = np.cumsum([0, *(len(vector.places) for vector in sparse)])
+    places = np.concatenate([vector.places for vector in sparse])
+    values = np.concatenate([vector.values for vector in sparse])
+    return SparseVectors((len(sparse), sparse[0].size), starts, places, values).dense()
+
+
+def dense(vector: AnyVector) -> Vector:
+    """All the numbers of a vector, (size,), as float32."""
+    import numpy as np
+
+    return stack([vector])[0] if isinstance(vector, SparseVector) else np.asarray(vector, dtype=np.float32)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _TEXT_OF = attrgetter("text")
 CHUNK_BYTES = 1_500  # of the objects that a chunk is made of, beside its text and vector
+VECTOR_BYTES = 4_096  # of a vector that is not made yet
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +99,7 @@ class OpenDocument:
     def __post_init__(self) -> None:
         chunks, vectors = self.cut.chunks, self.cut.vectors
         text = sum(map(len, map(_TEXT_OF, chunks)))
-        taken = vectors.nbytes if vectors is not None else len(chunks) * 4_096
+        taken = sum(vector.nbytes for vector in vectors) if vectors else len(chunks) * VECTOR_BYTES
         self.bytes = text * 2 + taken + len(chunks) * CHUNK_BYTES
 
     @property

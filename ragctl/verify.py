@@ -19,6 +19,7 @@ from ragctl.ingest import list_sources, reading_ledger, writing_ledger
 from ragctl.lease import hold
 from ragctl.manifest import Ledger
 from ragctl.records import DOCUMENT, TEXT, short_hash, stem_of
+from ragctl.sparse import dense
 from ragctl.state import lease_name
 from ragctl.tenants import strays
 from ragctl.under_way import metadata_of
@@ -326,7 +327,8 @@ def _of_another_embedder(store: VectorStore, embedder: Embedder, keys: list[str]
         batch = records[first : first + embedder.max_batch]
         again = embedder.embed([str(record.metadata[TEXT]) for record in batch], "document").vectors
         for record, vector in zip(batch, again, strict=True):
-            lengths = float(np.linalg.norm(record.vector) * np.linalg.norm(vector))
-            if not lengths or float(record.vector @ vector) / lengths < SAME:
+            stored = dense(record.vector)
+            lengths = float(np.linalg.norm(stored) * np.linalg.norm(vector))
+            if not lengths or float(stored @ vector) / lengths < SAME:
                 wrong.append(record.key)
     return wrong

@@ -28,9 +28,8 @@ if TYPE_CHECKING:
 
     from ragctl.adapters.hashing import HashingEmbedder
     from ragctl.config import Experiment
-    from ragctl.records import Vectors
     from ragctl.sources import Source
-    from ragctl.sparse import SparseVectors
+    from ragctl.sparse import SparseVector, SparseVectors
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 BATCH_CHUNKS = 512  # items are sent when they hold so many chunks ...
@@ -48,7 +47,7 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """A document as chunks with their keys. `vectors` holds a row for each of `embedded`, indexes into chunks."""
+    """A document as chunks with their keys. `vectors` holds one for each of `embedded`, indexes into chunks."""
 
     document: str
     file: str
@@ -58,7 +57,7 @@ class Cut:
     keys: tuple[str, ...]
     warnings: tuple[str, ...] = ()
     embedded: tuple[int, ...] = ()
-    vectors: Vectors | None = None
+    vectors: tuple[SparseVector, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,16 +273,16 @@ class Workshop:
 
 
 def with_vectors(items: list[Item], sparse: SparseVectors | None) -> list[Item]:
-    """The same items, each with its own rows of what `Workshop.embed` made for them."""
+    """The same items, each with its own vectors of those that `Workshop.embed` made for them."""
     if sparse is None:
         return items
-    vectors = sparse.dense()
+    vectors = sparse.rows()
     done: list[Item] = []
     first = 0
     for item in items:
         if isinstance(item, Cut) and item.embedded:
             last = first + len(item.embedded)
-            done.append(replace(item, vectors=vectors[first:last]))
+            done.append(replace(item, vectors=tuple(vectors[first:last])))
             first = last
         else:
             done.append(item)

@@ -64,6 +64,7 @@ from ragctl.adapters.base import StoreLimits
 from ragctl.adapters.lance import import_lancedb
 from ragctl.commands import ingest as ingest_command  # noqa: F401
 from ragctl.loading import load
+from ragctl.sparse import dense
 from ragctl.spending import IngestBill
 from ragctl.worker import Task, Workshop, _serve_batch
 
@@ -169,7 +170,7 @@ def _dump(job: Job, seconds: float) -> None:
     records = {}
     for first in range(0, len(keys), DUMPED_KEYS):
         for key, record in store.get(keys[first : first + DUMPED_KEYS], vectors=True).items():
-            vector = blake2b(record.vector.tobytes(), digest_size=8).hexdigest()
+            vector = blake2b(dense(record.vector).tobytes(), digest_size=8).hexdigest()
             records[key] = [dict(record.metadata), vector]
     store.close()
     with ingest.reading_ledger(place, experiment.store.index) as ledger:

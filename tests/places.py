@@ -11,6 +11,7 @@ from typing import Any, Literal
 from ragctl.adapters import open_store
 from ragctl.adapters.base import VectorStore
 from ragctl.loading import load
+from ragctl.sparse import dense
 from tests import cli
 from tests.servers.http import Refusal, Reply, Request
 from tests.servers.openai_server import OpenAIServer
@@ -66,7 +67,7 @@ class Place:
         with self.store() as store:
             keys, size = list(store.keys()), store.limits.get_keys
             return {
-                key: (dict(record.metadata), record.vector.tobytes())
+                key: (dict(record.metadata), dense(record.vector).tobytes())
                 for first in range(0, len(keys), size)
                 for key, record in store.get(keys[first : first + size], vectors=True).items()
             }

@@ -7,23 +7,33 @@ import numpy as np
 from hypothesis import given
 
 from ragctl.adapters.hashing import HashingEmbedder
+from ragctl.sparse import SparseVector, dense, stack
 
 EMBEDDER = HashingEmbedder(64)
+TEXTS = st.text(max_size=60) | st.sampled_from(["", "the", "the of and", "!", "north wind"])
 
 
-@given(
-    st.lists(
-        st.text(max_size=60) | st.sampled_from(["", "the", "the of and", "!", "north wind"]), max_size=70
-    )
-)
+@given(st.lists(TEXTS, max_size=70))
 def test_vectors_come_out_of_a_pipe_as_they_went_in(texts: list[str]) -> None:
     """Whatever the texts: the same numbers as of each text by itself, in its own row."""
-    vectors = pickle.loads(pickle.dumps(EMBEDDER.sparse(texts))).dense()
+    sparse = pickle.loads(pickle.dumps(EMBEDDER.sparse(texts)))
+    vectors = sparse.dense()
     assert vectors.dtype == np.float32
     assert vectors.shape == (len(texts), 64)
-    for text, vector in zip(texts, vectors, strict=True):
+    for text, vector, row in zip(texts, vectors, sparse.rows(), strict=True):
         np.testing.assert_array_equal(vector, EMBEDDER.embed([text], "document").vectors[0])
+        np.testing.assert_array_equal(vector, dense(row))
         assert np.isclose(np.linalg.norm(vector), 1)
+
+
+@given(st.lists(st.tuples(TEXTS, st.booleans()), min_size=1, max_size=20))
+def test_vectors_of_both_kinds_stack(texts: list[tuple[str, bool]]) -> None:
+    """A put may hold new vectors without their zeros beside some that a store or a cache gave back."""
+    rows = EMBEDDER.sparse([text for text, _ in texts]).rows()
+    mixed = [row if sparse else dense(row) for row, (_, sparse) in zip(rows, texts, strict=True)]
+    stacked = stack(mixed)
+    assert stacked.dtype == np.float32
+    np.testing.assert_array_equal(stacked, np.array([dense(row) for row in rows]))
 
 
 def test_hashed_vectors_take_a_small_part_of_their_size() -> None:
@@ -31,3 +41,7 @@ def test_hashed_vectors_take_a_small_part_of_their_size() -> None:
     texts = ["The north wind and the sun argued which was stronger."] * 50
     sparse = HashingEmbedder(2_048).sparse(texts)
     assert len(pickle.dumps(sparse)) < sparse.dense().nbytes / 50
+    row = sparse.rows()[0]
+    assert isinstance(row, SparseVector)
+    assert (row.shape, row.size) == ((2_048,), 2_048)
+    assert row.nbytes < dense(row).nbytes / 50

@@ -18,6 +18,7 @@ from ragctl.adapters import open_store
 from ragctl.adapters.base import VectorStore
 from ragctl.loading import load
 from ragctl.records import VectorRecord
+from ragctl.sparse import dense
 from ragctl.state import open_state
 from ragctl.verify import Drift, repair, verify
 from tests.cli import Ended, experiment, in_process, ragctl, write_docs
@@ -90,7 +91,7 @@ def break_text(config: Path) -> None:
 def break_vector(config: Path) -> None:
     found = record(config, "docs/d3.md")
     with opened(config) as store:
-        store.put([replace(found, vector=np.roll(found.vector, 7))])
+        store.put([replace(found, vector=np.roll(dense(found.vector), 7))])
 
 
 @pytest.mark.parametrize(
@@ -113,7 +114,7 @@ def test_damage_is_named_and_repaired(config: Path, damage: Any, kind: str) -> N
     repaired = ragctl("verify", config, "--full", "--repair", "--json")
     assert (repaired.status, repaired.json["clean"]) == (0, True)
     assert contents(config) == before
-    assert np.array_equal(record(config, "docs/d3.md").vector, vector)
+    assert np.array_equal(dense(record(config, "docs/d3.md").vector), dense(vector))
 
 
 def test_changes_of_the_source_are_named_and_taken_in(config: Path) -> None:
@@ -246,7 +247,7 @@ def test_what_was_put_right_meanwhile_is_not_deleted(config: Path) -> None:
     with opened(config) as store:
         store.put([right])
     repair(loaded, open_state(loaded), drift)
-    assert np.array_equal(record(config, "docs/d3.md").vector, right.vector)
+    assert np.array_equal(dense(record(config, "docs/d3.md").vector), dense(right.vector))
 
 
 # --- content that changed behind its stamp ---------------------------------------------------------------
@@ -391,7 +392,7 @@ def test_any_chunk_may_be_embedded_again(tmp_path: Path) -> None:
     assert in_process("ingest", config).status == 0
     with opened(config) as store:
         found = store.get(list(store.keys()), vectors=True).values()
-        store.put([replace(each, vector=np.roll(each.vector, 7)) for each in found])
+        store.put([replace(each, vector=np.roll(dense(each.vector), 7)) for each in found])
     loaded = load(config)
     looks = [verify(loaded, open_state(loaded), sample=1, seed=f"{n}").wrong_vector for n in range(10)]
     assert {len(look) for look in looks} == {32}

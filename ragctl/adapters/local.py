@@ -220,7 +220,7 @@ class LocalStore:
     def encoded_size(self, record: VectorRecord) -> int:
         """Return about the bytes that a record takes: its vector and its text.."""
         text = record.metadata.get(TEXT)
-        return int(record.vector.nbytes) + (len(text) if isinstance(text, str) else 0)
+        return 4 * record.vector.size + (len(text) if isinstance(text, str) else 0)
 
     def check(self, record: VectorRecord) -> None:
         """Raise RecordRefused when a record breaks a limit, those of S3 Vectors among them."""

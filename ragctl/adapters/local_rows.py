@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from ragctl.adapters.local_filters import facets
 from ragctl.records import TEXT, VectorRecord
+from ragctl.sparse import stack
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -37,11 +38,11 @@ def schema(dimension: int, about: dict[bytes, bytes]) -> pa.Schema:
 
 def table(records: Sequence[VectorRecord], columns: pa.Schema, non_filterable: Collection[str]) -> pa.Table:
     """Return records as rows."""
-    numbers = np.concatenate([record.vector for record in records], dtype=np.float32)
+    numbers = stack([record.vector for record in records])
     split = [_split(record.metadata) for record in records]
     arrays = [
         _strings([record.key for record in records]),
-        pa.FixedSizeListArray.from_arrays(_numbers(numbers), len(records[0].vector)),
+        pa.FixedSizeListArray.from_arrays(_numbers(numbers), numbers.shape[1]),
         _strings([text for text, _ in split]),
         _strings([orjson.dumps(rest).decode() for _, rest in split]),
         _strings([facets(record.metadata, non_filterable) for record in records]),

@@ -19,6 +19,7 @@ import numpy as np
 import orjson
 
 from ragctl.records import VectorRecord
+from ragctl.sparse import dense
 
 if TYPE_CHECKING:
     from ragctl.records import Vector
@@ -50,7 +51,7 @@ def put_body(bucket: str, index: str, records: Sequence[VectorRecord]) -> Encode
     vectors = [
         {
             "key": record.key,
-            "data": {"float32": np.ascontiguousarray(record.vector, dtype=np.float32)},
+            "data": {"float32": np.ascontiguousarray(dense(record.vector))},
             "metadata": dict(record.metadata),
         }
         for record in records

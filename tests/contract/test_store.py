@@ -15,6 +15,7 @@ from ragctl.adapters.base import SearchRequest, VectorStore
 from ragctl.errors import ConfigError, FilterError, InputRefused, NotFound, RecordRefused, Refused
 from ragctl.filters import matches, normalise
 from ragctl.records import Hit, SearchMode, VectorRecord
+from ragctl.sparse import SparseVector, dense
 
 from .conftest import SPEC
 
@@ -173,9 +174,39 @@ def test_put_replaces_vector_and_metadata_whole(store: VectorStore) -> None:
     store.put([record("a", NORTH, text="ice", year=2024)])
     found = store.get(["a"], vectors=True)["a"]
     assert found.metadata == {"text": "ice", "year": 2024}
-    assert found.vector.tolist() == [0, 1]
+    assert dense(found.vector).tolist() == [0, 1]
     assert search(store, "text", text="winds") == []
     assert search(store, filter=normalise({"draft": True})) == []
+
+
+def test_a_vector_without_its_zeros_is_stored_as_the_same(store: VectorStore) -> None:
+    """What the hashing embedder gives is found, read and compared like any other, also beside others in one put."""
+    west = SparseVector(2, np.array([0], np.int32), np.array([-1], np.float32))
+    sparse = replace(record("west", text="Sunsets", document="w.txt"), vector=west)
+    full = record("west", WEST, text="Sunsets", document="w.txt")
+    store.check(sparse)
+    assert store.encoded_size(sparse) == store.encoded_size(full)
+    for others in ([], [record("east", EAST)]):
+        store.put([sparse, *others])
+        assert dense(store.get(["west"], vectors=True)["west"].vector).tolist() == [-1, 0]
+    assert {hit.key: hit.distance for hit in search(store)} == pytest.approx({"east": 0, "west": 2})
+
+
+@pytest.mark.parametrize(
+    ("size", "values", "words"),
+    [
+        (3, [1], "the vector has 3 numbers, the index takes 2"),
+        (2, [math.inf], "the vector holds NaN or infinity"),
+        (2, [], "the vector is zero"),
+    ],
+)
+def test_a_vector_without_its_zeros_is_refused_like_any_other(
+    store: VectorStore, size: int, values: list[float], words: str
+) -> None:
+    """The limits hold for both kinds."""
+    vector = SparseVector(size, np.arange(len(values), dtype=np.int32), np.array(values, np.float32))
+    with pytest.raises(RecordRefused, match=words):
+        store.check(VectorRecord("k", vector, {}))
 
 
 def test_a_key_that_stands_twice_in_a_batch_is_refused(store: VectorStore) -> None:
