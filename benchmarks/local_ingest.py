@@ -6,7 +6,8 @@ CORPUS is a folder of text and Markdown files. Everybody cuts into chunks of up 
 ragctl's `hashing` (2,048 dimensions) and writes to LanceDB. Seconds are those of the whole process, from its start to
 its exit; "at work" are those that a peer reports of itself, without its imports. None of the peers makes a text index,
 and LangChain's bulk load keeps no record of what is in, so ragctl is measured without a text index as well.
-The best of the repetitions counts, for each.
+All are measured in turn, several times, because a machine may be slower in one minute than in another; the best of each
+counts.
 """
 
 from __future__ import annotations
@@ -84,16 +85,13 @@ def _peer(done: Run) -> Row:
     return Row(done.said["written"], done.seconds, done.said["seconds"])
 
 
-def best(work: Callable[[Path], Row], repeat: int) -> Row:
-    """The repetition with the highest rate, each in an empty folder."""
-    found = []
-    for _ in range(repeat):
-        folder = Path(tempfile.mkdtemp())
-        try:
-            found.append(work(folder))
-        finally:
-            shutil.rmtree(folder)
-    return max(found, key=lambda row: row.rate)
+def once(work: Callable[[Path], Row]) -> Row:
+    """One measurement, in an empty folder."""
+    folder = Path(tempfile.mkdtemp())
+    try:
+        return work(folder)
+    finally:
+        shutil.rmtree(folder)
 
 
 def main() -> None:
@@ -107,19 +105,17 @@ def main() -> None:
     size = sum(file.stat().st_size for file in corpus.rglob("*") if file.is_file())
     with workplace(options.environments) as home:
         chain, index = environment(home, "langchain"), environment(home, "llama_index")
-        rows = {
-            "ragctl ingest": best(lambda folder: ours(folder, corpus, text_search=True), options.repeat),
-            "ragctl ingest, no text index": best(
-                lambda folder: ours(folder, corpus, text_search=False), options.repeat
+        contestants: dict[str, Callable[[Path], Row]] = {
+            "ragctl ingest": lambda folder: ours(folder, corpus, text_search=True),
+            "ragctl ingest, no text index": lambda folder: ours(folder, corpus, text_search=False),
+            "LangChain index(), LanceDB": lambda folder: langchain(chain, folder, corpus, "lancedb"),
+            "LangChain add_documents, LanceDB": lambda folder: langchain(
+                chain, folder, corpus, "lancedb-bulk"
             ),
-            "LangChain index(), LanceDB": best(
-                lambda folder: langchain(chain, folder, corpus, "lancedb"), options.repeat
-            ),
-            "LangChain add_documents, LanceDB": best(
-                lambda folder: langchain(chain, folder, corpus, "lancedb-bulk"), options.repeat
-            ),
-            "LlamaIndex, LanceDB": best(lambda folder: llama_index(index, folder, corpus), options.repeat),
+            "LlamaIndex, LanceDB": lambda folder: llama_index(index, folder, corpus),
         }
+        rounds = [{name: once(work) for name, work in contestants.items()} for _ in range(options.repeat)]
+    rows = {name: max((each[name] for each in rounds), key=lambda row: row.rate) for name in contestants}
     whole, plain = rows["ragctl ingest"].rate, rows["ragctl ingest, no text index"].rate
     table(
         f"Local ingest of {size / 1e6:.0f} MB with hashing on {os.cpu_count()} cores",
