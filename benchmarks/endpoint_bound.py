@@ -44,11 +44,8 @@ BUCKET, DIMENSION, REGION = "benchmark", 256, "eu-west-1"
 IDEAL_S = 5.0  # for which the embedding server is asked for nothing else
 CEILING = 2_500  # vectors per second that S3 Vectors takes
 EMBED_S, PUT_S, BATCH, PUT = 0.12, 0.08, 32, 500
-BATCHES = (
-    192,
-    480,
-    500,
-)  # among which LangChain's best is looked for; it hands them to S3 Vectors as they are
+# Among which LangChain's best is looked for; it hands them to S3 Vectors as they are.
+BATCHES = (192, 480, 500)
 CLI_CHUNKS = 600  # s3vectors-embed is given fewer: it takes one call for each
 
 

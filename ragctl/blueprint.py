@@ -22,9 +22,8 @@ if TYPE_CHECKING:
 Role = Literal["embedding", "generation", "reranking"]
 ROLES: Final[tuple[Role, ...]] = ("embedding", "generation", "reranking")
 
-NAME_LENGTH: Final = (
-    63  # of a model, endpoint config, endpoint or inference component (SageMaker API reference)
-)
+# Of a model, endpoint config, endpoint or inference component (SageMaker API reference)
+NAME_LENGTH: Final = 63
 HASH_LENGTH: Final = 8
 
 

@@ -38,9 +38,8 @@ _SEPARATORS = ("\n\n", "\n", " ")
 _SEPARATORS_CRLF = ("\r\n\r\n", *_SEPARATORS)
 _PARAGRAPH_END = re.compile(r"\n\s*\n\s*")
 _HEADING = re.compile(r"[^\n]*\n?(?: {0,3}(?:=+|-+)[ \t]*(?:\n|\Z))?")  # the line, and the rule below it
-_LONGEST_WORD = (
-    32  # characters; a longer run counts as several tokens, so that no token is as long as its document
-)
+# Characters; a longer run counts as several tokens, so that no token is as long as its document
+_LONGEST_WORD = 32
 _WORD = re.compile(rf"\w{{1,{_LONGEST_WORD}}}|[^\w\s]")
 
 

@@ -259,9 +259,8 @@ class _Run:
         bounds = getattr(self._experiment.deployment, step.role).autoscaling
         if bounds is None:
             return
-        for ref in sorted(
-            resources_of(self._experiment, step) - wanted.refs, reverse=True
-        ):  # the target before its alarm
+        # The target before its alarm
+        for ref in sorted(resources_of(self._experiment, step) - wanted.refs, reverse=True):
             self._go_on()
             if self._control.describe(ref) is None:
                 self._made.add(ref)

@@ -83,11 +83,8 @@ class Step:
     differences: tuple[str, ...] = ()
     old: frozenset[Ref] = frozenset()
     price: Price | None = None
-    in_use: tuple[str, int, str | None] = (
-        "",
-        1,
-        None,
-    )  # of an endpoint as it is: instance type, count, family
+    # Of an endpoint as it is: instance type, count, family.
+    in_use: tuple[str, int, str | None] = ("", 1, None)
 
     @property
     def ref(self) -> Ref:

@@ -39,9 +39,8 @@ log = logging.getLogger("ragctl.embedding")
 Result = TypeVar("Result")
 
 ATTEMPTS = 3  # of a batch that fails for another reason than a throttle, before it is bisected
-FAILURES_IN_A_ROW = (
-    10  # texts that fail alone one after the other, with no success between: the service is down
-)
+# Texts that fail alone one after the other, with no success between: the service is down
+FAILURES_IN_A_ROW = 10
 THROTTLED_S = 600.0  # throttled for so long without one success: give up
 SLOW = 4.0  # a call that takes so many times the usual time means that the endpoint is overloaded
 

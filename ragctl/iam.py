@@ -28,14 +28,8 @@ COMMANDS: Final = (
 )
 
 _READS_INDEX = (CREATE, PLAN, INGEST, QUERY, EVAL, VERIFY, REBUILD, STATUS, TEARDOWN, DOCTOR)
-_EMBEDS = (
-    CREATE,
-    INGEST,
-    QUERY,
-    EVAL,
-    VERIFY,
-    DOCTOR,
-)  # a model that does not tell its dimension is asked once
+# A model that does not tell its dimension is asked once.
+_EMBEDS = (CREATE, INGEST, QUERY, EVAL, VERIFY, DOCTOR)
 _ANSWERS = (QUERY, EVAL)
 _WRITES_STATE = (INGEST, REBUILD, TEARDOWN, DOCTOR)
 _BY_TENANT = "with tenancy.layout: index"
@@ -63,9 +57,8 @@ DEPLOYED: Final = tuple(
 )
 ALARMS: Final = "arn:{partition}:cloudwatch:{region}:{account}:alarm:ragctl-*"
 ANY: Final = "*"
-GEOGRAPHY: Final = re.compile(
-    r"(us|us-gov|eu|uk|ap|apac|jp|au|ca|sa|global)\."
-)  # of an inference profile's id
+# Of an inference profile's id
+GEOGRAPHY: Final = re.compile(r"(us|us-gov|eu|uk|ap|apac|jp|au|ca|sa|global)\.")
 
 
 @dataclass(frozen=True, slots=True)

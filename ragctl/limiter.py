@@ -15,9 +15,8 @@ HEADROOM: Final = 0.998  # share of the limits that is used
 WINDOW_S: Final = 5.0
 SLOWER: Final = 0.7  # of the pace, each time that the service throttles
 RECOVERY: Final = 0.1  # of the full pace, per second without throttling: from a standstill in ten seconds
-SETTLE_S: Final = (
-    1.0  # throttles closer together than this are one event: calls that were already on their way
-)
+# Throttles closer together than this are one event: calls that were already on their way
+SETTLE_S: Final = 1.0
 
 
 @dataclass(slots=True)

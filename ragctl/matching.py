@@ -23,9 +23,8 @@ log = logging.getLogger("ragctl.ingest")
 
 PROBED_KEYS: Final = 100  # looked up by every run: one call on every store
 REBUILD: Final = "if state: names the right place, make the ledger anew: ragctl ledger rebuild CONFIG"
-UNMATCHED: Final = (
-    "unmatched"  # set in the ledger from when the two were found to differ until they agree again
-)
+# Set in the ledger from when the two were found to differ until they agree again
+UNMATCHED: Final = "unmatched"
 VERSION: Final = "index_version"  # in the ledger: that of the index as the last run has left it
 
 

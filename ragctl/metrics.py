@@ -42,9 +42,8 @@ ANSWER_METRICS = (
 )
 STAGES = ("embed", "search", "rerank", "generate")
 PERCENTILES = (50, 95, 99)
-UNCUT_DEPTH = (
-    100  # hits to look at for RR and AP without a cut-off, and at least for documents made of chunks
-)
+# Hits to look at for RR and AP without a cut-off, and at least for documents made of chunks
+UNCUT_DEPTH = 100
 
 _RANK = re.compile(r"(?P<family>nDCG|R|P|Success)@(?P<cut>[1-9]\d{0,3})|(RR|AP)(@[1-9]\d{0,3})?")
 _RATES = ("Success@", "exact_match", "answered_rate", "abstention_")

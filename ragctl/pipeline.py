@@ -131,9 +131,8 @@ class Pipeline:
             finally:
                 workers.stop()
                 self._embeds.withdraw()
-                self._slots.release(
-                    self._held + 64
-                )  # wake every worker thread that waits for room; 64 at most
+                # Wake every worker thread that waits for room; 64 at most
+                self._slots.release(self._held + 64)
                 workers.join()
                 self._spent("embed", self._embeds.seconds)
                 self._settling.save()
@@ -186,9 +185,8 @@ class Pipeline:
             self._slots.release()
         if self._unpaid and not stopping:
             self._admit()
-        no_more = (
-            not self._parsing or self._held > 0
-        )  # workers are done, or held back until something gets through
+        # Workers are done, or held back until something gets through
+        no_more = not self._parsing or self._held > 0
         if not stopping:
             for batch in self._embeds.ready(drain=no_more):
                 self._embeds.start(batch).add_done_callback(partial(self._announce, "embedded", batch))

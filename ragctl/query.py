@@ -33,9 +33,8 @@ class QueryOptions:
 
     mode: SearchMode | None = None
     top_k: int | None = None  # hits that the generator reads
-    depth: int = (
-        0  # hits to retrieve, where an evaluation looks deeper than top_k; the rest stands in Answer.cut
-    )
+    # Hits to retrieve, where an evaluation looks deeper than top_k; the rest stands in Answer.cut
+    depth: int = 0
     filter: Mapping[str, object] | None = None
     tenant: str | None = None
     retrieve_only: bool = False

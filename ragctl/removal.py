@@ -81,9 +81,7 @@ class Part(Protocol):
 
     def leases(self) -> list[str]: ...  # in the state location; nobody else may hold them
     def plan(self) -> list[Resource]: ...  # action: "delete", "absent" or "kept"
-    def remove(
-        self, tell: Callable[[str], None]
-    ) -> list[Resource]: ...  # "deleted", "absent", "kept", "left"
+    def remove(self, tell: Callable[[str], None]) -> list[Resource]: ...  # or "deleted", "left"
 
 
 @dataclass(frozen=True, slots=True)

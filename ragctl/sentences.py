@@ -31,9 +31,8 @@ class Statement:
 
     text: str
     heading: str = ""  # the nearest heading or question above
-    header: str | None = (
-        None  # None: not a table row; otherwise the table's header line, "" where there is none
-    )
+    # None: not a table row; otherwise the table's header line, "" where there is none
+    header: str | None = None
 
 
 def statements(text: str) -> list[Statement]:

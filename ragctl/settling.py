@@ -10,10 +10,8 @@ if TYPE_CHECKING:
     from ragctl.under_way import Counts, Services
 
 SETTLE_DOCUMENTS = 5_000  # documents that one save of the ledger takes at most ...
-SOME_DOCUMENTS, SOME_S = (
-    500,
-    1.0,
-)  # ... and how many are saved after a second, so that little is left for the end
+# ... and how many are saved after a second, so that little is left for the end.
+SOME_DOCUMENTS, SOME_S = 500, 1.0
 
 
 class Settling:

@@ -96,9 +96,8 @@ class IngestBill:
         self.cap = cap
         self.has_put_price = True
         self._token, self._puts = token, puts
-        self._tokens = self._text = (
-            0  # tokens that were reported, and the bytes of text that they were counted in
-        )
+        # Tokens that were reported, and the bytes of text that they were counted in
+        self._tokens = self._text = 0
         self._untold = 0  # bytes of text whose tokens the service did not report
         self._put_usd = 0.0
         self._owed_text = self._owed_puts = 0

@@ -85,9 +85,8 @@ class Status:
     """What there is. `faults`: what could not be looked at, and why."""
 
     endpoints: list[Endpoint] = field(default_factory=list)
-    others: list[dict[str, Any]] = field(
-        default_factory=list
-    )  # of ours, beside endpoints: type, name, orphan
+    # Of ours, beside endpoints: type, name, orphan
+    others: list[dict[str, Any]] = field(default_factory=list)
     indexes: list[Index] = field(default_factory=list)
     buckets: list[Bucket] = field(default_factory=list)
     runs: list[RunEnd] = field(default_factory=list)

@@ -51,13 +51,11 @@ class Drift:
     looked_at: int = 0  # documents whose content was compared
     missing: list[str] = field(default_factory=list)  # keys that the ledger has and the index has not
     orphaned: list[str] = field(default_factory=list)  # keys that the index has and no document claims
-    stale: list[str] = field(
-        default_factory=list
-    )  # files, and documents of them, that changed, came or went since the last ingest
+    # Files, and documents of them, that changed, came or went since the last ingest
+    stale: list[str] = field(default_factory=list)
     files: list[str] = field(default_factory=list)  # whose content is stale, although they seem unchanged
-    wrong_metadata: list[str] = field(
-        default_factory=list
-    )  # keys whose text or metadata is not the document's
+    # Keys whose text or metadata is not the document's
+    wrong_metadata: list[str] = field(default_factory=list)
     wrong_vector: list[str] = field(default_factory=list)  # keys whose vector is not the embedder's
     failed: list[str] = field(default_factory=list)  # documents that are in the queue of failures
     index: list[str] = field(default_factory=list)  # differences between the index and the experiment

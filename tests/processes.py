@@ -74,10 +74,8 @@ class Run:
         site = folder / "site"
         site.mkdir(exist_ok=True)
         (site / "sitecustomize.py").write_text(everywhere, encoding="utf-8")
-        path = [
-            str(site),
-            *filter(None, [os.environ.get("PYTHONPATH")]),
-        ]  # the program under test may come by it
+        # The program under test may come by it.
+        path = [str(site), *filter(None, [os.environ.get("PYTHONPATH")])]
         code = f"{prelude}\nfrom ragctl.cli import main\nmain()"
         with self._out.open("wb") as out, self._err.open("wb") as err:
             self.process = subprocess.Popen(

@@ -308,9 +308,8 @@ def test_each_bucket_meets_what_its_part_of_the_table_says(
                 if right.part == part and command in right.commands
                 for action in right.actions
             }
-            sources = (
-                {"s3:ListBucket", "s3:GetObject"} if part == "state: s3" else set()
-            )  # in the same bucket
+            # In the same bucket
+            sources = {"s3:ListBucket", "s3:GetObject"} if part == "state: s3" else set()
             assert {a for a, where in cloud.on_buckets if where == bucket} <= said | sources, (command, part)
     assert {(a, buckets["cache: s3"]) for a in ("s3:ListBucket", "s3:DeleteObject")} <= cloud.on_buckets
     assert "embedding cache" in capsys.readouterr().out

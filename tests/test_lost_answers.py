@@ -119,9 +119,8 @@ def test_a_lease_is_taken_renewed_and_given_back(bucket: Bucket) -> None:
     with hold(bucket.ours, LEASE, "ingest", ttl_s=8.0) as lease:
         first = holder_of(bucket.others)
         until(lambda: holder_of(bucket.others)["expires"] > first["expires"], "a renewal")
-        until(
-            lambda: bucket.front.lost["lease.json"] > 2, "another one"
-        )  # which builds on the version of the first
+        # Which builds on the version of the first
+        until(lambda: bucket.front.lost["lease.json"] > 2, "another one")
         lease.check()
         assert lease.fence_above(first["fence"] + 10) == first["fence"] + 11
     last = holder_of(bucket.others)

@@ -327,9 +327,8 @@ def test_a_member_that_is_gone_damaged_or_encrypted(archive: Path) -> None:
         DocumentError, match=r"^papers/set/corpus.jsonl cannot be unpacked: the archive is damaged"
     ):
         found.read(file)
-    flag = (
-        raw.index(b"PK\x01\x02") + 8
-    )  # the flags in the central directory; no member but the folder comes before
+    # The flags in the central directory; no member but the folder comes before
+    flag = raw.index(b"PK\x01\x02") + 8
     flag = raw.index(b"PK\x01\x02", flag) + 8
     archive.write_bytes(raw[:flag] + b"\x01" + raw[flag + 1 :])
     os.utime(archive, ns=(2, 2))

@@ -48,9 +48,8 @@ class IndexInfo:
     language: str | None = None
     created: str = ""  # differs between an index and one that was made anew under the same name
     version: str | None = None  # differs after every write; None where the store keeps no count of them
-    details: Mapping[str, str] = field(
-        default_factory=dict
-    )  # mode, ARN, path ...: for people, not for decisions
+    # Mode, ARN, path ...: for people, not for decisions
+    details: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +60,8 @@ class SearchRequest:
     top_k: int
     vector: Vector | None = None
     text: str | None = None
-    filter: Mapping[str, object] | None = (
-        None  # as filters.normalise() gives it: validated, explicit $and, guarded
-    )
+    # As filters.normalise() gives it: validated, explicit $and, guarded
+    filter: Mapping[str, object] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,62 +82,82 @@ class VectorStore(Protocol):
 
     limits: StoreLimits
 
-    def describe(self) -> IndexInfo | None: ...  # None: there is no such index
-    def create(
-        self, spec: IndexSpec
-    ) -> bool: ...  # True: made; False: was there already, equal; Refused: differs
-    def drop(self) -> bool: ...  # index and contents; False: there was none
-    def encoded_size(
-        self, record: VectorRecord
-    ) -> int: ...  # bytes it adds to a put request; cheap upper bound
-    def check(
-        self, record: VectorRecord
-    ) -> None: ...  # RecordRefused when the record breaks a limit; no call
-    def put(self, records: Sequence[VectorRecord]) -> None: ...  # insert or replace by key
-    def get(
-        self, keys: Sequence[str], *, vectors: bool = False
-    ) -> dict[str, VectorRecord]: ...  # absent: left out
-    def delete(self, keys: Sequence[str]) -> None: ...  # unknown keys are ignored
-    def keys(self) -> Iterator[str]: ...  # every key, in any order, paged to the end
-    def scan(self) -> Iterator[VectorRecord]: ...  # every record with metadata, vectors empty (shape (0,))
-    def search(self, request: SearchRequest) -> list[Hit]: ...  # best first; fewer than top_k is normal
-    def finish(
-        self,
-    ) -> None: ...  # after a batch of writes: build or refresh indexes, compact. May do nothing
-    def close(self) -> None: ...
+    def describe(self) -> IndexInfo | None:
+        """What the index is like; None where there is none."""
+
+    def create(self, spec: IndexSpec) -> bool:
+        """Make the index. False: an equal one is there already; Refused where it differs."""
+
+    def drop(self) -> bool:
+        """Remove the index and what it holds; False where there was none."""
+
+    def encoded_size(self, record: VectorRecord) -> int:
+        """The bytes that a record adds to a put, at most; cheap."""
+
+    def check(self, record: VectorRecord) -> None:
+        """RecordRefused when a record breaks a limit. Makes no call."""
+
+    def put(self, records: Sequence[VectorRecord]) -> None:
+        """Insert records, or replace those with the same key."""
+
+    def get(self, keys: Sequence[str], *, vectors: bool = False) -> dict[str, VectorRecord]:
+        """Records by key; absent ones are left out."""
+
+    def delete(self, keys: Sequence[str]) -> None:
+        """Remove records; unknown keys are ignored."""
+
+    def keys(self) -> Iterator[str]:
+        """Every key once, in any order, paged to the end."""
+
+    def scan(self) -> Iterator[VectorRecord]:
+        """Every record with its metadata; its vector is empty, shape (0,)."""
+
+    def search(self, request: SearchRequest) -> list[Hit]:
+        """The nearest records, best first; fewer than asked for is normal."""
+
+    def finish(self) -> None:
+        """After a batch of writes: build or refresh indexes, compact. May do nothing."""
+
+    def close(self) -> None:
+        """Let go of files and connections."""
 
 
 class Embedder(Protocol):
     """Texts to vectors. Safe to call from several threads."""
 
-    identity: (
-        str  # everything that shapes a document's vector: kind, model, version, passage prefix, normalisation
-    )
+    # Everything that shapes a document's vector: kind, model, version, passage prefix, normalisation
+    identity: str
     max_batch: int  # texts per call
     max_bytes: int  # UTF-8 bytes of text per call
     max_tokens: int | None  # tokens per text; None: unknown or no limit
-    cpu_bound: bool  # True: holds the interpreter, so it runs in the worker processes; False: waits or has own threads
+    # True: holds the interpreter, so it runs in the worker processes; False: waits or has threads of its own
+    cpu_bound: bool
 
     @property
-    def dimension(self) -> int: ...  # may make one call to find out
+    def dimension(self) -> int:
+        """Numbers in a vector; may make one call to find out."""
 
-    def embed(self, texts: Sequence[str], role: EmbedRole) -> Embedded: ...
+    def embed(self, texts: Sequence[str], role: EmbedRole) -> Embedded:
+        """A vector for each text, never fewer.
 
-    # InputRefused: some text of the batch is refused (the caller bisects). Throttled: slow down. Never fewer vectors.
+        InputRefused when some text of the batch is refused (the caller bisects), Throttled: slow down.
+        """
 
 
 class Reranker(Protocol):
+    """Says how well passages answer a question."""
+
     identity: str
     max_candidates: int
 
-    def rerank(
-        self, question: str, texts: Sequence[str]
-    ) -> list[float]: ...  # one score per text, higher is better
+    def rerank(self, question: str, texts: Sequence[str]) -> list[float]:
+        """A score for each text; higher is better."""
 
 
 class Generator(Protocol):
+    """Answers from passages."""
+
     identity: str
 
-    def generate(self, prompt: Prompt, on_text: Callable[[str], None] | None = None) -> Generation: ...
-
-    # on_text gets the answer piece by piece as it arrives (without reasoning); the Generation holds all of it
+    def generate(self, prompt: Prompt, on_text: Callable[[str], None] | None = None) -> Generation:
+        """The whole reply; `on_text` gets the answer piece by piece as it arrives, without reasoning."""

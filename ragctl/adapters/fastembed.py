@@ -72,9 +72,8 @@ class FastembedEmbedder:
         self._model, self._threads = model, threads
         self._prefixes: dict[EmbedRole, str] = {"query": query_prefix, "document": passage_prefix}
         self._loading = threading.Lock()
-        prefix = (
-            short_hash(passage_prefix) if passage_prefix else ""
-        )  # a query prefix leaves the index as it is
+        # A query prefix leaves the index as it is
+        prefix = short_hash(passage_prefix) if passage_prefix else ""
         self.identity = ":".join(filter(None, ("fastembed", _name(model), prefix)))
 
     @classmethod

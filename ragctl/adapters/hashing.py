@@ -45,9 +45,8 @@ if TYPE_CHECKING:
 
 RAREST = 13  # bits of a word that is not in the table: less than one passage in 5,800 holds it
 CACHED_WORDS = 1 << 16  # some 8 MB; 29 MB of documentation hold 55,000
-LONGEST_NUMBER = (
-    4  # characters; longer words with a digit are identifiers and the like, and seldom come again
-)
+# Characters; longer words with a digit are identifiers and the like, and seldom come again
+LONGEST_NUMBER = 4
 
 LONGEST_WORD = 40  # characters; what is longer is data or noise, so it is neither stemmed nor kept in memory
 
@@ -85,9 +84,8 @@ class _Codes(dict[str, int]):
         super().__init__()
         self._dimension = dimension
         self._english = stemmer("english")
-        self._english.maxCacheSize = (
-            0  # it is asked for each word once, and takes three times as long to remember it
-        )
+        # It is asked for each word once, and takes three times as long to remember it
+        self._english.maxCacheSize = 0
         self._stemming = Lock()  # a stemmer holds the word it works on
 
     def __missing__(self, word: str) -> int:

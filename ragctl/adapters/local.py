@@ -131,9 +131,8 @@ class LocalStore:
             if not self._folder.exists():
                 return False
             if self._versions.exists():
-                shutil.rmtree(
-                    self._versions
-                )  # first, so that an index half removed is never taken for a whole
+                # First, so that an index half removed is never taken for a whole
+                shutil.rmtree(self._versions)
             shutil.rmtree(self._folder)
             if not any(self._path.iterdir()):
                 self._path.rmdir()
@@ -218,7 +217,7 @@ class LocalStore:
     # --- records -----------------------------------------------------------------------------------------
 
     def encoded_size(self, record: VectorRecord) -> int:
-        """Return about the bytes that a record takes: its vector and its text.."""
+        """Return about the bytes that a record takes: its vector and its text."""
         text = record.metadata.get(TEXT)
         return 4 * record.vector.size + (len(text) if isinstance(text, str) else 0)
 

@@ -99,9 +99,8 @@ class OpenAIEmbedder:
         self._prefixes: dict[EmbedRole, str] = {"query": query_prefix, "document": passage_prefix}
         self._probing = threading.Lock()
         self.max_batch, self.max_tokens = max_batch, max_tokens
-        prefix = (
-            short_hash(passage_prefix) if passage_prefix else ""
-        )  # a query prefix leaves the index as it is
+        # A query prefix leaves the index as it is
+        prefix = short_hash(passage_prefix) if passage_prefix else ""
         # Not the address: the same model served elsewhere gives the same vectors.
         self.identity = ":".join(filter(None, ("openai", model, str(dimension or ""), prefix)))
 

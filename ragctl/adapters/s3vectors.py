@@ -44,9 +44,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("ragctl.s3vectors")
 
-PUT_BYTES: Final = (
-    MAX_REQUEST_BYTES - 512 * 1024
-)  # stays clear of the limit: beyond it the connection may just end
+# Stays clear of the limit: beyond it the connection may just end
+PUT_BYTES: Final = MAX_REQUEST_BYTES - 512 * 1024
 LIST_PAGE: Final = 1_000  # model
 BUILD_S: Final = 600.0  # how long a text search may take to be built
 BUILD_POLL_S: Final = 5.0

@@ -23,9 +23,8 @@ BUCKET_TAG: Final = "ragctl:bucket"  # on a vector bucket that ragctl made and m
 MAX_TAG_VALUE: Final = 256  # characters (model)
 IDENTITY_TAGS: Final = 8  # of the 50 that an index may have; 40 are left to the config
 
-_TAG: Final = re.compile(
-    r"[\w .:/=+@-]*"
-)  # \w also allows letters and digits of other scripts, as the service does
+# \w also allows letters and digits of other scripts, as the service does
+_TAG: Final = re.compile(r"[\w .:/=+@-]*")
 
 
 @dataclass(frozen=True, slots=True)

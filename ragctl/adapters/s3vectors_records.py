@@ -24,9 +24,8 @@ from ragctl.sparse import dense
 if TYPE_CHECKING:
     from ragctl.records import Vector
 
-NUMBER_BYTES: Final = (
-    17  # of a float32 at most, with its comma: 9 digits, 2 signs, a point, leading noughts or e-38
-)
+# Of a float32 at most, with its comma: 9 digits, 2 signs, a point, leading noughts or e-38
+NUMBER_BYTES: Final = 17
 FRAME_BYTES: Final = len(b'{"key":,"data":{"float32":[]},"metadata":},')
 
 # The SDK wants to see a valid request; the real body stands in for what it makes of this one.

@@ -80,9 +80,8 @@ class SageMakerEmbedder:
         self._prefixes: dict[EmbedRole, str] = {"query": query_prefix, "document": passage_prefix}
         self._probing = threading.Lock()
         self.max_batch, self.max_tokens = max_batch, max_tokens
-        prefix = (
-            short_hash(passage_prefix) if passage_prefix else ""
-        )  # a query prefix leaves the index as it is
+        # A query prefix leaves the index as it is
+        prefix = short_hash(passage_prefix) if passage_prefix else ""
         # A model that is known by name is the same on every endpoint; without a name the endpoint stands for it.
         name = f"{model}@{model_version}" if model else endpoint
         self.identity = ":".join(filter(None, ("sagemaker", name, family, prefix)))

@@ -142,9 +142,8 @@ def _evaluate(
     with recording("eval", experiment) as run, QueryEngine(experiment) as engine:
         _warn_of_absent(experiment, questions)
         if questions:
-            engine.warm_up(
-                questions[0].question, questions[0].tenant
-            )  # so that latencies are those of a warm engine
+            # So that latencies are those of a warm engine
+            engine.warm_up(questions[0].question, questions[0].tenant)
         done = _Counter(len(questions), output)
         ask = bill.limited(lambda question: _ask(engine, evaluation, question))
         evaluated = evaluate(questions, ask, evaluation, lambda _: done.step())

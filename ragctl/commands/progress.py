@@ -72,9 +72,8 @@ def stopping_on_signals(stop: threading.Event, within_s: float = 0.0) -> Iterato
     """
     default = (signal.SIG_DFL, signal.SIG_IGN, signal.default_int_handler, None)
 
-    signals = (
-        count()
-    )  # and not `stop`: setting it twice at once, one signal within the other, would never end
+    # Not `stop`: setting it twice at once, one signal within the other, would never end
+    signals = count()
 
     def handle(number: int, frame: FrameType | None) -> None:
         if next(signals):

@@ -26,9 +26,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Record = Mapping[str, object]
-Row = tuple[
-    int, Record | str
-]  # the line on which a record starts, from 1; the record, or what is wrong with it
+# The line on which a record starts, from 1; the record, or what is wrong with it.
+Row = tuple[int, Record | str]
 
 # The default of 128 KiB is less than an article may have. The size of the file bounds a field anyway.
 csv.field_size_limit(2**31 - 1)

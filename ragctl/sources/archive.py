@@ -63,9 +63,8 @@ class ZipArchive:
                 data = stream.read(self.max_bytes + 1)
         except (KeyError, FileNotFoundError) as error:
             raise DocumentError(f"{file.id} has vanished since it was listed") from error
-        except (
-            RuntimeError
-        ) as error:  # how zipfile says it, NotImplementedError for the compression among them
+        # How zipfile says it, NotImplementedError for the compression among them
+        except RuntimeError as error:
             raise DocumentError(
                 f"{file.id} is encrypted, or packed in a way that zipfile does not know"
             ) from error

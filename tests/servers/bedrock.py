@@ -211,9 +211,8 @@ class BedrockServer(LoopbackServer):
         if name.startswith("arn:aws:sagemaker:"):
             return WRITER
         for model in MODELS:
-            if name.rpartition("/")[2].endswith(
-                model
-            ):  # a profile's id is the model's with a region before it
+            # A profile's id is the model's with a region before it
+            if name.rpartition("/")[2].endswith(model):
                 return model
         raise invalid("The provided model identifier is invalid.")
 
