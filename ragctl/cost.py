@@ -49,9 +49,7 @@ class S3VectorsPrices:
     storage_gb_month: float
     put_gb: float
     put_min_bytes: int
-    requests_1000: float
     queries_1000: float
-    returned_gb: float
     processed_tb: tuple[tuple[int | None, float], ...]  # (vectors up to which it applies, price)
 
     def storage(self, size: int) -> float:

@@ -113,13 +113,8 @@ class _Run:
         stop: threading.Event,
         tell: Callable[[str], None],
     ) -> None:
-        self._experiment, self._tools, self._steps, self._stop, self._tell = (
-            experiment,
-            tools,
-            steps,
-            stop,
-            tell,
-        )
+        self._experiment, self._tools, self._steps = experiment, tools, steps
+        self._stop, self._tell = stop, tell
         self._control = tools.control
         self._version = version
         self._halt = threading.Event()  # one model failed, or the run is to stop: the others end their waits

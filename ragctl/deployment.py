@@ -63,10 +63,7 @@ def scaling_of(ref: Ref) -> list[Ref]:
     if ref.type == "endpoint":
         return [Ref("scaling-target", f"endpoint/{ref.name}/variant/{VARIANT}")]
     if ref.type == "inference-component":
-        return [
-            Ref("scaling-target", f"inference-component/{ref.name}"),
-            Ref("alarm", f"{ref.name}{ALARM}"),
-        ]
+        return [Ref("scaling-target", f"inference-component/{ref.name}"), Ref("alarm", f"{ref.name}{ALARM}")]
     return []
 
 

@@ -54,15 +54,7 @@ _FULL_NAME = (
     # Two words in capitals: a sentence begins with one, and a date has one.
     re.compile(rf"\b{_CAPITALISED} (?:[A-ZÀ-Þ]\. )?{_CAPITALISED}"),
 )
-_NAME = (
-    _words(r"\bname of\b|\b(?:which|what) (?:firm|company|person|employee|supplier|bank|stock exchange)\b"),
-    # Two words in capitals: a sentence begins with one, and a date has one.
-    re.compile(rf"\b(?!(?:{_DATED})\b)[A-ZÀ-Þ][\w'’-]+ (?:[A-ZÀ-Þ]\. )?[A-ZÀ-Þ][\w'’-]+"),
-)
-_NAME = (
-    _words(r"\bwho(?:se|m)?\b"),
-    re.compile(rf"\b{_CAPITALISED}"),
-)
+_NAME = (_words(r"\bwho(?:se|m)?\b"), re.compile(rf"\b{_CAPITALISED}"))
 _COUNT = (
     _words(
         r"\bhow (?:many|much|long|old|often|far|large|big|high|tall|fast|deep|wide|heavy|late|early)\b"

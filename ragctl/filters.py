@@ -20,7 +20,6 @@ MAX_CONSTRAINTS = 100  # values compared in one filter (S3 Vectors user guide, m
 MAX_DEPTH = 10  # of $and and $or inside one another; the service states none, people need two or three
 EXACT_INTEGER = 2**53  # beyond it a number that travels as JSON may arrive as its neighbour
 
-Primitive = str | int | float | bool
 Filter = dict[str, object]  # exactly one key, as `normalise` gives it
 
 

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("ragctl.ingest")
 
+MAX_WORKERS = 64  # as `ingest.workers` allows
 MESSAGES_AHEAD = 4  # messages of workers that may wait for the conductor
 STOP_S = 25.0  # for what is in flight when a run is told to stop
 PUT_FAILURES_IN_A_ROW = 3  # batches that fail with no success between: the store is down
@@ -131,8 +132,7 @@ class Pipeline:
             finally:
                 workers.stop()
                 self._embeds.withdraw()
-                # Wake every worker thread that waits for room; 64 at most
-                self._slots.release(self._held + 64)
+                self._slots.release(self._held + MAX_WORKERS)  # wake every thread that waits for room
                 workers.join()
                 self._spent("embed", self._embeds.seconds)
                 self._settling.save()
@@ -393,14 +393,15 @@ class Pipeline:
             for _ in chunks[1:]:
                 self._arrived(document)
             return
+        cut = document.cut
         for i in chunks:
-            stem = stem_of(document.cut.keys[i])
+            stem = stem_of(cut.keys[i])
             vector = self._texts.vector(stem)
             if vector is not None:
                 self.counts.reused += 1
                 self._add_record(document, i, vector)
             elif not self._texts.join(stem, document, i):
-                self._embeds.add(Wanted(document, i, document.cut.chunks[i].text))
+                self._embeds.add(Wanted(document, i, cut.chunks[i].text, cut.tokens[i] if cut.tokens else 0))
 
     def _refusal(self, document: OpenDocument, chunks: list[int]) -> str | None:
         """What the store would say to one of the chunks, whatever its vector: it is not embedded, and paid for, in vain."""

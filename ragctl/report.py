@@ -46,7 +46,7 @@ PACKAGES = (
     "pydantic",
     "pypdf",
     "pypdfium2",
-    "sagemaker",
+    "sagemaker-core",
     "snowballstemmer",
     "tokenizers",
 )

@@ -112,7 +112,7 @@ def of_experiment(experiment: Experiment, indexes: Sequence[Experiment]) -> Stat
     status.look(partial(_add_models, status, experiment, state))
     for named in indexes:
         for one in per_index(named, state):
-            status.look(lambda one=one: status.indexes.append(_index(one, state)))  # type: ignore[misc]  # mypy infers no type for a default
+            status.look(partial(_add_index, status, one, state))
     status.runs = list(_runs(experiment))
     return status
 
@@ -227,6 +227,10 @@ def _add_buckets(status: Status, experiment: Experiment) -> None:
     from ragctl.adapters.s3vectors_account import buckets
 
     status.buckets.extend(buckets(experiment))
+
+
+def _add_index(status: Status, experiment: Experiment, state: State) -> None:
+    status.indexes.append(_index(experiment, state))
 
 
 def _index(experiment: Experiment, state: State) -> Index:

@@ -201,7 +201,6 @@ def remove(
     refs: Collection[Ref],
     *,
     tell: Callable[[str], None] = lambda _: None,
-    timeout_s: float | None = None,
 ) -> list[Resource]:
     """Remove the refs, what uses others first, wait until each kind is gone, and look again.
 
@@ -209,7 +208,7 @@ def remove(
     something that is left is left as well: AWS asks that a config outlives its endpoint, for without it one no
     longer sees what the endpoint costs.
     """
-    deadline = time.monotonic() + (GONE_TIMEOUT_S if timeout_s is None else timeout_s)
+    deadline = time.monotonic() + GONE_TIMEOUT_S
     outcome: list[Resource] = []
     for kind in KINDS:
         mine = {ref for ref in refs if ref.type == kind}

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import closing
 from dataclasses import fields, replace
+from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, TypeVar
 
@@ -125,7 +126,7 @@ def _each(
             options,
             progress,
             tick,
-            files=lambda tenant=tenant: listing.of(tenant),  # type: ignore[misc]  # mypy infers no type for a default
+            files=partial(listing.of, tenant),
             guard=guard or DeleteGuard(experiment, 1.0),
             looks=looks,
         )

@@ -74,7 +74,6 @@ class StoreLimits:
     get_keys: int
     top_k: int
     vectors_per_second: int | None = None  # written and deleted together; None: no limit
-    requests_per_second: int | None = None
 
 
 class VectorStore(Protocol):
@@ -129,7 +128,7 @@ class Embedder(Protocol):
     identity: str
     max_batch: int  # texts per call
     max_bytes: int  # UTF-8 bytes of text per call
-    max_tokens: int | None  # tokens per text; None: unknown or no limit
+    max_tokens: int | None  # per call; None: no limit
     # True: holds the interpreter, so it runs in the worker processes; False: waits or has threads of its own
     cpu_bound: bool
 
@@ -148,7 +147,6 @@ class Reranker(Protocol):
     """Says how well passages answer a question."""
 
     identity: str
-    max_candidates: int
 
     def rerank(self, question: str, texts: Sequence[str]) -> list[float]:
         """A score for each text; higher is better."""

@@ -40,7 +40,6 @@ class Family:
     name: str  # is part of the model's id
     dimensions: tuple[int, ...]  # the first is the default
     max_batch: int
-    max_tokens: int
     max_bytes: int
 
     @property
@@ -50,10 +49,10 @@ class Family:
 
 
 FAMILIES: Final = (
-    Family("titan-embed-text-v2", (1024, 512, 256), max_batch=1, max_tokens=8_192, max_bytes=200_000),
-    Family("embed-v4", (1536, 1024, 512, 256), max_batch=96, max_tokens=128_000, max_bytes=4_000_000),
-    Family("embed-english-v3", (1024,), max_batch=96, max_tokens=512, max_bytes=1_000_000),
-    Family("embed-multilingual-v3", (1024,), max_batch=96, max_tokens=512, max_bytes=1_000_000),
+    Family("titan-embed-text-v2", (1024, 512, 256), max_batch=1, max_bytes=200_000),
+    Family("embed-v4", (1536, 1024, 512, 256), max_batch=96, max_bytes=4_000_000),
+    Family("embed-english-v3", (1024,), max_batch=96, max_bytes=1_000_000),
+    Family("embed-multilingual-v3", (1024,), max_batch=96, max_bytes=1_000_000),
 )
 _INPUT_TYPES: Final[Mapping[EmbedRole, str]] = {"document": "search_document", "query": "search_query"}
 
@@ -61,6 +60,7 @@ _INPUT_TYPES: Final[Mapping[EmbedRole, str]] = {"document": "search_document", "
 class BedrockEmbedder:
     """Titan Text Embeddings V2 and Cohere Embed 3 and 4."""
 
+    max_tokens: int | None = None
     cpu_bound = False
 
     def __init__(self, runtime: Any, *, model: str, dimension: int | None = None) -> None:
@@ -77,7 +77,6 @@ class BedrockEmbedder:
                 f"embedding.dimension: {model} gives vectors of {allowed}, not {self.dimension}"
             )
         self.max_batch, self.max_bytes = self._family.max_batch, self._family.max_bytes
-        self.max_tokens: int | None = self._family.max_tokens
         # The family, not the id: the same model behind a profile or in another region makes the same vectors.
         self.identity = f"bedrock:{self._family.name}:{self.dimension}"
 
@@ -250,8 +249,6 @@ def _usage(usage: Mapping[str, int]) -> Usage:
 
 class BedrockReranker:
     """A rerank model through Bedrock's Rerank API."""
-
-    max_candidates = 1_000  # sources of one call (Rerank API reference)
 
     def __init__(self, agent_runtime: Any, *, model_arn: str) -> None:
         """`agent_runtime` is a boto3 client of bedrock-agent-runtime."""

@@ -47,9 +47,8 @@ FRESH_SHARE = 0.05
 MOST_FILES = 512  # searches are as quick as in one
 MOST_VERSIONS = 2_000  # a few kilobytes each
 PAGE_ROWS = 4_096
-_FAULTS_OF_PLACE: tuple[
-    tuple[int, type[ServiceError], str, str], ...
-] = (  # which every further call would meet
+# Faults that every further call would meet: number, error, what is wrong, what to do.
+_FAULTS_OF_PLACE: tuple[tuple[int, type[ServiceError], str, str], ...] = (
     (
         errno.ENOSPC,
         QuotaExceeded,

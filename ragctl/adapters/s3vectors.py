@@ -89,7 +89,6 @@ class S3VectorsStore:
             get_keys=MAX_GET_KEYS,
             top_k=MAX_TOP_K,
             vectors_per_second=settings.vectors_per_second,
-            requests_per_second=settings.requests_per_second,
         )
 
     @classmethod

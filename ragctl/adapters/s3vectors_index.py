@@ -32,7 +32,6 @@ class Found:
     """An index as the service shows it."""
 
     info: IndexInfo
-    arn: str
     enhanced: bool
     text_ready: bool  # False while the text search is being built
     kms_key_arn: str | None
@@ -61,7 +60,7 @@ class Found:
             },
         )
         ready = fields.get(TEXT, {}).get("status", "ACTIVE") == "ACTIVE"
-        return cls(info, arn, mode == "ENHANCED", ready, encryption.get("kmsKeyArn"))
+        return cls(info, mode == "ENHANCED", ready, encryption.get("kmsKeyArn"))
 
     def differences(self, spec: IndexSpec, kms_key_arn: str | None) -> list[str]:
         """Name every setting that is not as asked for. Where no key is asked for, any encryption will do."""

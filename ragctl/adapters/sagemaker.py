@@ -101,7 +101,7 @@ class SageMakerEmbedder:
             model_version=str(record.get("model_version") or section.model_version),
             dimension=section.dimension or (dimension if isinstance(dimension, int) else None),
             max_batch=section.max_batch,
-            max_tokens=section.max_tokens,
+            max_tokens=section.max_batch_tokens,
             query_prefix=section.query_prefix,
             passage_prefix=section.passage_prefix,
             inference_component=_optional(section.inference_component or record.get("inference_component")),
@@ -207,8 +207,6 @@ class SageMakerGenerator:
 
 class SageMakerReranker:
     """A cross-encoder behind an endpoint."""
-
-    max_candidates = 1_000  # a pair's score does not depend on the others, so that any number may be cut
 
     def __init__(
         self,
@@ -336,11 +334,9 @@ def _model_status(error: ClientError) -> int:
 def _busy_delay(response: Any = None, attempts: int = 1, **_: object) -> float | None:
     """Seconds to wait before a call is repeated, for botocore's needs-retry event; None: it is not repeated."""
     refusal = response[1] if response else {}
-    busy = refusal.get("Error", {}).get("Code") == "ModelError" and refusal.get("OriginalStatusCode") in (
-        429,
-        503,
-    )
-    if not busy or attempts >= ATTEMPTS:
+    is_of_model = refusal.get("Error", {}).get("Code") == "ModelError"
+    is_busy = is_of_model and refusal.get("OriginalStatusCode") in (429, 503)
+    if not is_busy or attempts >= ATTEMPTS:
         return None
     return random.uniform(0, BUSY_DELAY_S * 2**attempts)  # noqa: S311 - spreads callers, guards nothing
 

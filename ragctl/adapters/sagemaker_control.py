@@ -13,7 +13,7 @@ from botocore.exceptions import ClientError
 
 from ragctl.adapters.autoscaling import Scaling
 from ragctl.adapters.aws import aws_errors, client, error_text
-from ragctl.deployment import STACK_TAG, Ref
+from ragctl.deployment import STACK_TAG, Kind, Ref
 from ragctl.errors import NotFound
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class _Names(NamedTuple):
     listed: str
 
 
-_KINDS: Final = {
+_KINDS: Final[Mapping[Kind, _Names]] = {
     "model": _Names("Model", "model", "ModelName", "ModelArn", "Models"),
     "endpoint-config": _Names(
         "EndpointConfig", "endpoint_config", "EndpointConfigName", "EndpointConfigArn", "EndpointConfigs"
@@ -127,7 +127,7 @@ class ControlPlane:
         for kind, names in _KINDS.items():
             with aws_errors(f"sagemaker:List{names.operation}s", f"names like {part}"):
                 pages = self._sagemaker.get_paginator(f"list_{names.method}s").paginate(NameContains=part)
-                yield from [Ref(kind, item[names.name]) for page in pages for item in page[names.listed]]  # type: ignore[arg-type] # the keys of _KINDS are kinds
+                yield from [Ref(kind, item[names.name]) for page in pages for item in page[names.listed]]
 
     def tagged(self, stack: str | None = None) -> Iterator[Ref]:
         """All that carries our tag, of one stack or of any.

@@ -15,9 +15,9 @@ LOOKED_BACK: Final = timedelta(days=14)
 HOUR_S: Final = 3_600
 
 
-def last_used(experiment: Experiment, endpoint: str, now: datetime | None = None) -> datetime | None:
+def last_used(experiment: Experiment, endpoint: str) -> datetime | None:
     """The hour in which the endpoint was last called; None: not within 14 days. Metrics come some minutes late."""
-    until = now or datetime.now(UTC)
+    until = datetime.now(UTC)
     with aws_errors("cloudwatch:GetMetricStatistics", f"endpoint {endpoint}"):
         answer = client("cloudwatch", experiment).get_metric_statistics(
             Namespace="AWS/SageMaker",

@@ -41,9 +41,8 @@ class ZipArchive:
             raise ConfigError(f"sources.{self.name}: {self.path} does not exist") from error
         except (OSError, zipfile.BadZipFile) as error:
             raise incomplete(self.name, self.path, error) from error
-        for member in {
-            member.filename: member for member in archive.infolist()
-        }.values():  # the last one counts
+        members = {member.filename: member for member in archive.infolist()}  # of one name the last counts
+        for member in members.values():
             path = nfc(member.filename)
             if not member.is_dir() and listing.wants(path):
                 yield listing.file(

@@ -89,6 +89,5 @@ def test_nothing_and_blank_texts(reranker: Reranker) -> None:
 
 def test_limits_and_identity_say_something(reranker: Reranker) -> None:
     """The caller cuts by the limit; reports name the reranker."""
-    assert reranker.max_candidates >= 50
     assert reranker.identity.isprintable()
     assert reranker.identity
