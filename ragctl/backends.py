@@ -50,7 +50,9 @@ class OpenAIEmbedding(Section):
         None, ge=1, description="Ask the server for this length, where it can shorten."
     )
     max_batch: int = Field(32, ge=1, le=2048, description="Texts per call.")
-    max_tokens: int | None = Field(None, ge=1, description="Tokens that a text may have.")
+    max_batch_tokens: int | None = Field(
+        None, ge=1, description="Tokens per call; counted with chunking.tokenizer, else estimated from words."
+    )
     query_prefix: Prefix = ""
     passage_prefix: Prefix = ""
     timeout_s: float = Field(60, gt=0)
@@ -69,7 +71,9 @@ class SageMakerEmbedding(Section):
     inference_component: str | None = None
     dimension: int | None = Field(None, ge=1, le=4096)
     max_batch: int = Field(32, ge=1)
-    max_tokens: int | None = Field(None, ge=1)
+    max_batch_tokens: int | None = Field(
+        None, ge=1, description="Tokens per call; counted with chunking.tokenizer, else estimated from words."
+    )
     query_prefix: Prefix = ""
     passage_prefix: Prefix = ""
 

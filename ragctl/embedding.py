@@ -47,11 +47,15 @@ SLOW = 4.0  # a call that takes so many times the usual time means that the endp
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Wanted:
-    """A text that wants a vector; `document` and `chunk` say whose, for the one who asked."""
+    """A text that wants a vector; `document` and `chunk` say whose, for the one who asked.
+
+    `tokens`: how many it has, where the embedder's calls are limited by them.
+    """
 
     document: Any
     chunk: int
     text: str
+    tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,10 +204,13 @@ class EmbedQueue:
     def _cut(self, *, drain: bool) -> list[Wanted]:
         """The next batch from the front: empty when it would be part full and need not go yet."""
         batch: list[Wanted] = []
-        size = 0
+        size = tokens = 0
+        embedder = self._embedder
         for wanted in self._texts:
             size += len(wanted.text.encode("utf-8", "replace"))
-            if batch and (len(batch) >= self._embedder.max_batch or size > self._embedder.max_bytes):
+            tokens += wanted.tokens
+            too_much = size > embedder.max_bytes or tokens > (embedder.max_tokens or tokens)
+            if batch and (len(batch) >= embedder.max_batch or too_much):
                 break
             batch.append(wanted)
         full = len(batch) < len(self._texts) or len(batch) >= self._embedder.max_batch

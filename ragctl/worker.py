@@ -13,7 +13,7 @@ import resource
 import signal
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from multiprocessing import forkserver
 from pathlib import Path
@@ -56,6 +56,7 @@ class Cut:
     chunks: tuple[Chunk, ...]
     keys: tuple[str, ...]
     warnings: tuple[str, ...] = ()
+    tokens: tuple[int, ...] = ()  # of each chunk, where calls of the embedder are limited by them
     embedded: tuple[int, ...] = ()
     vectors: tuple[SparseVector, ...] = ()
 
@@ -197,6 +198,7 @@ class Workshop:
         self._sources: dict[str, Source] = {}
         self._sections = {section.name: section for section in experiment.sources}
         self._embedder = _cpu_embedder(experiment) if embeds else None
+        self._count_tokens = _token_counter(experiment)
 
     def work(self, task: Task) -> Iterator[Item]:
         """Everything that one file gives. Never raises for what is in the file."""
@@ -263,6 +265,7 @@ class Workshop:
             chunks,
             keys,
             document.warnings,
+            tuple(self._count_tokens(chunk.text) for chunk in chunks) if self._count_tokens else (),
             wanted,
         )
 
@@ -298,6 +301,15 @@ def _where(error: Exception) -> str:
 def _lost(file: SourceFile, error: str) -> Iterator[Item]:
     yield Failed(file.id, file.id, "parse", error)
     yield Finished(file.id, "", whole=False)
+
+
+def _token_counter(experiment: Experiment) -> Callable[[str], int] | None:
+    """What counts the tokens of a text, where the experiment limits them in a call; None elsewhere."""
+    if not getattr(experiment.embedding, "max_batch_tokens", None):
+        return None
+    from ragctl.chunking import token_counter
+
+    return token_counter(experiment.chunking)
 
 
 def _cpu_embedder(experiment: Experiment) -> HashingEmbedder | None:

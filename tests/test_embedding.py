@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import Any
 
+import hypothesis.strategies as st
 import numpy as np
 import pytest
+from hypothesis import given
 
 from ragctl import embedding
 from ragctl.adapters.base import EmbedRole
@@ -38,6 +40,27 @@ class TwoSecondEmbedder:
     def embed(self, texts: Sequence[str], role: EmbedRole) -> Embedded:
         self._clock.now += 2
         return Embedded(np.ones((len(texts), 2), np.float32))
+
+
+class Limited(TwoSecondEmbedder):
+    max_batch, max_bytes = 5, 60
+    max_tokens: int | None = 20
+
+
+@given(st.lists(st.tuples(st.text(max_size=80), st.integers(0, 30)), max_size=40), st.integers(1, 9))
+def test_batches_keep_within_count_bytes_and_tokens(texts: list[tuple[str, int]], added: int) -> None:
+    """Every text goes, in order and once; a batch over a limit holds one text, which alone is over it."""
+    queue = EmbedQueue(Limited(Clock()), 1, Counts())
+    sent: list[Wanted] = []
+    for number, (text, tokens) in enumerate(texts):
+        queue.add(Wanted(None, number, text, tokens))
+        if number % added == 0 or number == len(texts) - 1:
+            while batch := queue._cut(drain=number == len(texts) - 1):
+                assert len(batch) <= 5
+                size = sum(len(wanted.text.encode()) for wanted in batch)
+                assert len(batch) == 1 or (size <= 60 and sum(wanted.tokens for wanted in batch) <= 20)
+                sent += batch
+    assert [wanted.chunk for wanted in sent] == list(range(len(texts)))
 
 
 def test_a_pause_is_no_time_of_the_embedder(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -483,6 +483,22 @@ def test_what_the_store_would_refuse_is_not_embedded(tmp_path: Path) -> None:
     assert not any("Record 5" in text for text in texts)
 
 
+def test_calls_keep_to_the_tokens_that_the_server_takes(tmp_path: Path) -> None:
+    """Words are counted where the experiment names no tokenizer."""
+    write_docs(tmp_path, {f"d{n}.md": f"Word{n} " * 30 for n in range(10)})
+    with OpenAIServer() as server:
+        experiment(
+            tmp_path,
+            embedding={**embedding_at(server.url), "max_batch_tokens": 100},
+            ingest={"workers": 1, "embed_concurrency": 1},
+        )
+        result = run(tmp_path)
+        calls = [request["input"] for request in server.requests]
+    words = [sum(len(text.split()) for text in texts) for texts in calls if len(texts) > 1]
+    assert words == [90, 90, 90]
+    assert (result.counts.embedded, result.counts.failed) == (10, 0)
+
+
 def test_sources_that_were_truncated_do_not_empty_the_index(folder: Path) -> None:
     """Files that are still there but have no text any more count as gone: refused, and the old text answers."""
     run(folder)

@@ -349,7 +349,7 @@ def experiment(folder: Path, url: str) -> Experiment:
                 **address,
                 "model": "words",
                 "max_batch": 7,
-                "max_tokens": 99,
+                "max_batch_tokens": 99,
                 "query_prefix": "q: ",
             },
             "generation": {**address, "model": "quoter", "max_tokens": 9},

@@ -58,7 +58,7 @@ class FastembedEmbedder:
     cpu_bound = False  # onnxruntime has its own threads, and each worker would load the model
     max_batch = 32
     max_bytes = 4_000_000
-    max_tokens: int | None = None  # the model knows; a text that has more is refused
+    max_tokens: int | None = None
 
     def __init__(
         self,
@@ -132,8 +132,6 @@ class FastembedEmbedder:
 
 class FastembedReranker:
     """A cross-encoder in this process."""
-
-    max_candidates = 1_000
 
     def __init__(self, model: str | Folder) -> None:
         """`model` is a name on the hub or a folder. Nothing is loaded or fetched before the first question."""

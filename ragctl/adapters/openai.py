@@ -114,7 +114,7 @@ class OpenAIEmbedder:
             model=section.model,
             dimension=section.dimension,
             max_batch=section.max_batch,
-            max_tokens=section.max_tokens,
+            max_tokens=section.max_batch_tokens,
             query_prefix=section.query_prefix,
             passage_prefix=section.passage_prefix,
         )
