@@ -13,7 +13,6 @@ from __future__ import annotations
 import logging
 import queue
 import threading
-from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -23,14 +22,16 @@ from time import monotonic, perf_counter
 from typing import TYPE_CHECKING, Any
 
 from ragctl import tenancy
-from ragctl.embedding import EmbedQueue, Outcome, Wanted
+from ragctl.admission import Admission
+from ragctl.embedding import EmbedQueue, Wanted
 from ragctl.errors import RagctlError, RecordRefused
 from ragctl.manifest import DocumentRow, Failure, FileRow
 from ragctl.putting import Batch, PutQueue
 from ragctl.records import Chunk, Metadata, VectorRecord, some_vectors, stem_of
 from ragctl.reuse import KnownTexts, TextsUnderWay, fetch
+from ragctl.room import Room
 from ragctl.settling import Settling
-from ragctl.spending import IngestBill, stored_size
+from ragctl.spending import IngestBill
 from ragctl.under_way import Counts, OpenDocument, OpenFile, OpenFiles, Services, Todo, metadata_of
 from ragctl.worker import Cut, Embedding, Failed, Finished, Item, Same
 from ragctl.workers import Workers
@@ -41,8 +42,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("ragctl.ingest")
 
-MAX_WORKERS = 64  # as `ingest.workers` allows
-MESSAGES_AHEAD = 4  # messages of workers that may wait for the conductor
 STOP_S = 25.0  # for what is in flight when a run is told to stop
 PUT_FAILURES_IN_A_ROW = 3  # batches that fail with no success between: the store is down
 
@@ -86,17 +85,14 @@ class Pipeline:
         self._timing = threading.Lock()
         self._stopping = stopping  # set: end early, with everything saved that is in the store
         settings = services.experiment.ingest
-        self._events: queue.SimpleQueue[tuple[str, Any, Any]] = queue.SimpleQueue()
-        self._slots = threading.Semaphore(MESSAGES_AHEAD)
-        self._held = 0  # slots that wait for room
-        self._room = settings.memory_mb * 2**20
-        self._pending_bytes = 0
+        self._events: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._room = Room(settings.memory_mb * 2**20)
         self._files = OpenFiles(services)
         self._embeds = EmbedQueue(services.embedder, settings.embed_concurrency, counts)
         self._seen = borrowed
         self._texts = TextsUnderWay()
         self._records = PutQueue(services.store)
-        self._unpaid: deque[OpenDocument] = deque()  # what the budget does not bear just now
+        self._admission = Admission(services, self._bill)
         self._calls = 0  # fetches and puts under way
         self._settling = Settling(services, counts)
         self._parsing = True
@@ -121,7 +117,7 @@ class Pipeline:
             self._s.experiment,
             self._files.issue(todos),
             self._deliver,
-            lambda e: self._events.put(("parsed", None, e)),
+            lambda error: self._events.put(partial(self._on_parsed, error)),
             embeds=self._embeds_in_workers,
         )
         self._workers = workers
@@ -132,7 +128,7 @@ class Pipeline:
             finally:
                 workers.stop()
                 self._embeds.withdraw()
-                self._slots.release(self._held + MAX_WORKERS)  # wake every thread that waits for room
+                self._room.open()
                 workers.join()
                 self._spent("embed", self._embeds.seconds)
                 self._settling.save()
@@ -160,36 +156,34 @@ class Pipeline:
         under_way = self._calls or self._embeds.under_way
         if stopping:
             return not (under_way or self._records)
-        waiting = self._embeds.waiting or self._records or self._held or self._unpaid
+        waiting = self._embeds.waiting or self._records or self._room.is_full or self._admission
         return not (self._parsing or under_way or waiting)
 
     def _take_event(self) -> None:
         try:
-            kind, subject, result = self._events.get(timeout=self._embeds.pause(0.25))
+            event = self._events.get(timeout=self._embeds.pause(0.25))
         except queue.Empty:
             return
         try:
-            getattr(self, f"_on_{kind}")(subject, result)
+            event()
         except BaseException as error:  # noqa: BLE001  raised by the loop after what is in the store was saved
             self._error = self._error or error
 
     def _deliver(self, items: list[Item]) -> None:
         """Runs in the threads of the workers: waits until there is room."""
-        self._slots.acquire()
-        self._events.put(("items", items, None))
+        self._room.enter()
+        self._events.put(partial(self._on_items, items))
 
     def _dispatch(self, *, stopping: bool) -> None:
         """Start what can be started: let the workers go on, send batches to the embedder, put what is full."""
-        while self._held and self._pending_bytes < self._room:
-            self._held -= 1
-            self._slots.release()
-        if self._unpaid and not stopping:
+        self._room.let_go_on()
+        if self._admission and not stopping:
             self._admit()
         # Workers are done, or held back until something gets through
-        no_more = not self._parsing or self._held > 0
+        no_more = not self._parsing or self._room.is_full
         if not stopping:
             for batch in self._embeds.ready(drain=no_more):
-                self._embeds.start(batch).add_done_callback(partial(self._announce, "embedded", batch))
+                self._announce(self._embeds.start(batch), partial(self._on_embedded, batch))
         idle = no_more and not (self._embeds.waiting or self._embeds.under_way or self._calls)
         while self._records and (self._records.has_full or idle or self._records.is_late or stopping):
             self._put()
@@ -207,14 +201,14 @@ class Pipeline:
         with self._timing:
             self.seconds[stage] += seconds
 
-    def _announce(self, kind: str, subject: object, future: Future[Any]) -> None:
-        """Runs in the thread of a call that has ended."""
-        self._events.put((kind, subject, future))
+    def _announce(self, call: Future[Any], digest: Callable[[Future[Any]], None]) -> None:
+        """Make an event of the end of a call, which comes in the call's own thread."""
+        call.add_done_callback(lambda ended: self._events.put(partial(digest, ended)))
 
     # --- what comes from the workers ---------------------------------------------------------------------
 
-    def _on_items(self, items: list[Item], _: None) -> None:
-        self._held += 1
+    def _on_items(self, items: list[Item]) -> None:
+        self._room.digested()
         for item in items:
             if self._bill.is_spent:  # what is under way is finished, nothing more is taken
                 return
@@ -231,7 +225,7 @@ class Pipeline:
                 case Embedding():
                     self._spent("embed", item.seconds)
 
-    def _on_parsed(self, _: None, error: BaseException | None) -> None:
+    def _on_parsed(self, error: BaseException | None) -> None:
         self._parsing = False
         if error is not None:
             raise error
@@ -270,45 +264,22 @@ class Pipeline:
             self._fail(cut.document, cut.file, "metadata", fault)
             return
         file.open += 1
-        if self._bill.cap is None:
-            self._open(OpenDocument(cut, old))
-            return
         document = OpenDocument(cut, old)
-        self._pending_bytes += document.bytes
-        self._unpaid.append(document)
+        self._room.take(document.bytes)
+        self._admission.offer(document)
         self._admit()
 
     def _admit(self) -> None:
-        """Open the documents that the budget bears. What is under way may turn out cheaper than was thought, so one
-        that it does not bear waits for that; then the run takes no more, and finishes what it has taken.
+        """Open the documents that the budget bears. When nothing is under way that could turn out cheaper than was
+        thought and it still does not bear the next one, the run takes no more.
         """
-        while self._unpaid and self._affords(self._unpaid[0]):
-            document = self._unpaid.popleft()
-            self._pending_bytes -= document.bytes
+        for document in self._admission.admitted():
             self._open(document)
         under_way = self._calls or self._embeds.under_way or self._embeds.waiting or self._records
-        if self._unpaid and not under_way:
-            self._bill.is_spent = True
-            self._unpaid.clear()
+        if self._admission and not under_way:
+            for document in self._admission.turn_away():
+                self._room.free(document.bytes)
             self._workers.stop()
-
-    def _affords(self, document: OpenDocument) -> bool:
-        """Whether the cap of the bill bears the document, as a whole: a part of one would be paid for in vain."""
-        cut = document.cut
-        known = document.known
-        chunks = list(zip(cut.keys, cut.chunks, strict=True))
-        text = sum(len(chunk.text.encode("utf-8", "replace")) for key, chunk in chunks if key not in known)
-        stored = sum(self._stored_size(document, key, chunk) for key, chunk in chunks)
-        document.owed_text, document.owed_stored = text, stored
-        return self._bill.promise(text, stored)
-
-    def _stored_size(self, document: OpenDocument, key: str, chunk: Chunk) -> int:
-        if not self._bill.counts_puts:
-            return 0
-        try:
-            return stored_size(self._s.embedder.dimension, key, self._metadata(document, chunk))
-        except ValueError:  # metadata that no store takes: the document fails when its turn comes
-            return 0
 
     def _is_unchanged(self, cut: Cut, old: DocumentRow | None) -> bool:
         fingerprint = self._files.fingerprint(cut.file)
@@ -327,7 +298,6 @@ class Pipeline:
     def _open(self, document: OpenDocument) -> None:
         """Sort the chunks: those with a vector from the worker, those with one in the store or cache, the rest."""
         cut = document.cut
-        self._pending_bytes += document.bytes
         document.waiting = len(cut.chunks)
         if not cut.chunks:
             self._close(document)
@@ -347,15 +317,15 @@ class Pipeline:
             else:
                 lookup.append(i)
         if stored or (lookup and self._s.cache is not None):
-            self._call("fetched", (document, stored, lookup), fetch, self._s, document, stored, lookup)
+            digest = partial(self._on_fetched, document, stored, lookup)
+            self._call(digest, fetch, self._s, document, stored, lookup)
         else:
             self._want(document, lookup)
 
     def _on_fetched(
-        self, subject: tuple[OpenDocument, dict[int, str], list[int]], future: Future[Any]
+        self, document: OpenDocument, stored: dict[int, str], lookup: list[int], future: Future[Any]
     ) -> None:
         self._calls -= 1
-        document, stored, lookup = subject
         records, cached = future.result()
         missing: list[int] = []
         for i, key in stored.items():
@@ -418,7 +388,7 @@ class Pipeline:
     def _on_embedded(self, batch: list[Wanted], future: Future[Any]) -> None:
         tokens = self.counts.tokens
         outcome = self._embeds.take(batch, future)
-        self._pay(outcome, self.counts.tokens - tokens)
+        self._admission.paid(outcome, self.counts.tokens - tokens)
         cache: dict[str, Vector] = {}
         for wanted, vector in outcome.vectors:
             stem = stem_of(wanted.document.cut.keys[wanted.chunk])
@@ -433,20 +403,9 @@ class Pipeline:
             for document, i in [(wanted.document, wanted.chunk), *others]:
                 self._fail_open(document, "embed", f"{document.cut.chunks[i].where}: {error}")
         if self._s.cache is not None and cache:
-            self._call("cached", None, self._s.cache.put, cache)
+            self._call(self._on_cached, self._s.cache.put, cache)
 
-    def _pay(self, outcome: Outcome, tokens: int) -> None:
-        size = 0
-        for wanted, _ in outcome.vectors:
-            text = len(wanted.text.encode("utf-8", "replace"))
-            size += text
-            paid = min(text, wanted.document.owed_text)
-            wanted.document.owed_text -= paid
-            self._bill.release(paid, 0)
-        if size:
-            self._bill.embedded(size, tokens)
-
-    def _on_cached(self, _: None, future: Future[Any]) -> None:
+    def _on_cached(self, future: Future[Any]) -> None:
         self._calls -= 1
         future.result()
 
@@ -490,7 +449,7 @@ class Pipeline:
         self._s.ledger.declare(rewritten, documents.keys() - rewritten, keys)
         records = [record for _, record in batch]
         self._bill.put(records)
-        self._call("put", batch, self._write, records)
+        self._call(partial(self._on_put, batch), self._write, records)
 
     def _write(self, records: list[VectorRecord]) -> None:
         """Runs in a thread, perhaps long after it was handed over: a run that has lost its lease writes no more."""
@@ -516,10 +475,12 @@ class Pipeline:
                 self._seen.add(record.key)
             self._arrived(document)
 
-    def _call(self, kind: str, subject: object, function: Callable[..., object], *arguments: object) -> None:
+    def _call(
+        self, digest: Callable[[Future[Any]], None], function: Callable[..., object], *arguments: object
+    ) -> None:
+        """Have a thread call the function, and the conductor then digest what came of it."""
         self._calls += 1
-        future = self._putters.submit(function, *arguments)
-        future.add_done_callback(partial(self._announce, kind, subject))
+        self._announce(self._putters.submit(function, *arguments), digest)
 
     # --- the end of a document, of a file ----------------------------------------------------------------
 
@@ -549,8 +510,8 @@ class Pipeline:
 
     def _close(self, document: OpenDocument) -> None:
         cut = document.cut
-        self._pending_bytes -= document.bytes
-        self._bill.release(document.owed_text, document.owed_stored)
+        self._room.free(document.bytes)
+        self._admission.closed(document)
         file = self._files.get(cut.file)
         if not document.failed:
             fingerprint = self._files.fingerprint(cut.file)
