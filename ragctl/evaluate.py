@@ -186,8 +186,8 @@ def evaluate(
 
     `ask` is called from several threads. Its hits, followed by `Answer.cut`, are the ranking. A RagctlError fails
     its question and no other; when every question fails, the first error is raised, for there is nothing to report,
-    and a TenantLeak always is.
-    `on_row` is called in this thread for each question, in order. MissingExtra comes before the first question.
+    and a TenantLeak always is. `on_row` is called in this thread for each question, in order. MissingExtra comes
+    before the first question.
     """
     names = rank_metrics(evaluation)
     if names:

@@ -12,9 +12,9 @@ An overlap always runs to an end of the chunk or of the quote, so "the revenue w
 sentence is no part of "the revenue was 5 million". The chunk's first and last word may be the rest of a word that
 the boundary cut; such a rest is half a word.
 
-Words are compared after NFKC and casefolding, without soft hyphens and invisible characters; a hyphen inside a word, also
-at a line's end, joins it. A number keeps its inner points and commas. In scripts without spaces each character is a word.
-Everything else (white space, quotation marks, dashes, currency signs) does not matter.
+Words are compared after NFKC and casefolding, without soft hyphens and invisible characters; a hyphen inside a word,
+also at a line's end, joins it. A number keeps its inner points and commas. In scripts without spaces each character
+is a word. Everything else (white space, quotation marks, dashes, currency signs) does not matter.
 """
 
 from __future__ import annotations

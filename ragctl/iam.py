@@ -168,6 +168,14 @@ def _models() -> Iterator[Right]:
         "embedding: sagemaker", _EMBEDS, "InvokeEndpoint", ENDPOINTS["embedding"], service="sagemaker"
     )
     yield _right(
+        "embedding: sagemaker",
+        (PLAN,),
+        "InvokeEndpoint",
+        ENDPOINTS["embedding"],
+        service="sagemaker",
+        when="where neither index nor config says the dimension",
+    )
+    yield _right(
         "generation: sagemaker", _ANSWERS, "InvokeEndpoint", ENDPOINTS["generation"], service="sagemaker"
     )
     yield _right(
@@ -400,8 +408,9 @@ The least that each command needs, by the parts of the experiment that are on AW
 that yours has, and put your own names in for the words in capitals. `ragctl doctor CONFIG` tells what is missing.
 
 - Outside of the partition `aws`, ARNs begin with `arn:aws-cn:` or `arn:aws-us-gov:`.
-- With several `indexes` the index is `INDEX-*`. With `tenancy.layout: index` it is `INDEX.*`; a role for one tenant names that tenant's index alone. Rights end
-  at the index: with `layout: filter`, whoever may query the index directly may read every tenant's documents.
+- With several `indexes` the index is `INDEX-*`. With `tenancy.layout: index` it is `INDEX.*`; a role for one tenant
+  names that tenant's index alone. Rights end at the index: with `layout: filter`, whoever may query the index directly
+  may read every tenant's documents.
 - An inference profile of Bedrock needs its own ARN and those of the models that it may send to, in each region.
 - `s3:*` says nothing about vectors: S3 Vectors has actions of its own. For an index with a KMS key,
   `indexing.s3vectors.amazonaws.com` needs `kms:Decrypt` in the policy of the key.

@@ -1,6 +1,7 @@
 """Importing LanceDB quickly and opening it within bounds.
 
-Quickly: a third of a second instead of a whole one, where a local query may take 0.8 s in all. Most of `import lancedb` goes into pydantic models for a REST catalogue client, checks of method signatures with the
+Quickly: a third of a second instead of a whole one, where a local query may take 0.8 s in all. Most of
+`import lancedb` goes into pydantic models for a REST catalogue client, checks of method signatures with the
 `overrides` package, and parts of pyarrow (which bring pandas along where that is installed). Opening a local folder
 and searching it needs none of them, so stand-ins answer for them while LanceDB is imported. Once that is done the
 stand-ins are gone from `sys.modules`: what LanceDB has kept of them fetches the real thing when it is used.

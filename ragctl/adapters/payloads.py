@@ -2,8 +2,8 @@
 
 Embedding: `tei` (Text Embeddings Inference), `huggingface` (JumpStart's older script on the Hugging Face
 container), `openai` (vLLM, SGLang). Text: `chat` (messages: LMI, vLLM, newer TGI), `text` (inputs and parameters:
-LMI, TGI), `completions` (prompt: vLLM). For another shape the readers raise
-LookupError, TypeError, ValueError or AttributeError.
+LMI, TGI), `completions` (prompt: vLLM). For another shape the readers raise LookupError, TypeError, ValueError or
+AttributeError.
 """
 
 from __future__ import annotations
