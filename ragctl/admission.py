@@ -39,6 +39,14 @@ class Admission:
         while self._waiting and (self._bill.cap is None or self._affords(self._waiting[0])):
             yield self._waiting.popleft()
 
+    def too_dear(self) -> OpenDocument | None:
+        """The next document, taken from those that wait, if no run of this budget could ever bear it."""
+        first = self._waiting[0]
+        if self._bill.bears(first.owed_text, first.owed_stored):
+            return None
+        first.owed_text = first.owed_stored = 0  # nothing was promised
+        return self._waiting.popleft()
+
     def turn_away(self) -> list[OpenDocument]:
         """The documents that wait, which nothing will come of; the budget is spent."""
         turned_away = list(self._waiting)

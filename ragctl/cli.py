@@ -138,10 +138,22 @@ def _status() -> int:
         return _told(error.format_message(), 2)
     except ReaderGone:
         return 141
-    except Exception:  # noqa: BLE001  a bug: its traceback, without local values, is what we need to see
+    except Exception as error:  # noqa: BLE001  a bug: its traceback, without local values, is what we need to see
+        if _is_of_temporary_database(error):
+            message, hint = (
+                f"the temporary folder cannot be written: {error}",
+                "free space, or set SQLITE_TMPDIR",
+            )
+            return _told(message, 8, plain=f"ragctl: error: {message}\n  hint: {hint}", hint=hint)
         message, trace = "this is a bug in ragctl; please report it", traceback.format_exc()
         return _told(message, 1, plain=f"{trace}\nragctl: {message} with the lines above", traceback=trace)
     return status if isinstance(status, int) else 0
+
+
+def _is_of_temporary_database(error: Exception) -> bool:
+    """All other databases say themselves what is wrong with them."""
+    sqlite3 = sys.modules.get("sqlite3")
+    return sqlite3 is not None and isinstance(error, sqlite3.OperationalError)
 
 
 def _told(message: str, status: int, **fields: Any) -> int:

@@ -146,7 +146,13 @@ class ItemRefused(RagctlError):
 
 
 class DocumentError(ItemRefused):
-    """A document cannot be read or parsed."""
+    """A document cannot be read or parsed. `record`: the id of a record that has one but does not get in."""
+
+    def __init__(
+        self, message: str, *, hint: str | None = None, document: str | None = None, record: str | None = None
+    ) -> None:
+        super().__init__(message, hint=hint, document=document)
+        self.record = record
 
 
 class RecordRefused(ItemRefused):

@@ -280,7 +280,7 @@ class _Run:
                 matching.settle(s.ledger, s.store)
         self._clean()
         wrote = counts.written + counts.removed > before
-        if wrote:
+        if wrote or mismatch.compared:  # the run that wrote last may have died before, or within
             s.store.finish()
         if wrote or mismatch.compared:
             matching.leave(s.ledger, s.store)

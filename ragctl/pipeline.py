@@ -94,6 +94,8 @@ class Pipeline:
         self._records = PutQueue(services.store)
         self._admission = Admission(services, self._bill)
         self._calls = 0  # fetches and puts under way
+        self._puts = 0  # the puts among them: no more than are made at once, and the next
+        self._most_puts = settings.put_concurrency + 1
         self._settling = Settling(services, counts)
         self._parsing = True
         self._error: BaseException | None = None
@@ -131,7 +133,12 @@ class Pipeline:
                 self._room.open()
                 workers.join()
                 self._spent("embed", self._embeds.seconds)
+                self._putters.shutdown(wait=False, cancel_futures=True)
                 self._settling.save()
+                if (
+                    self._calls
+                ):  # some of which may take longer than there is time: what is saved must not wait
+                    self._s.ledger.publish(force=True)
 
     def _loop(self, workers: Workers, tick: Callable[[], None]) -> None:
         ticked = stopped = 0.0
@@ -184,8 +191,12 @@ class Pipeline:
         if not stopping:
             for batch in self._embeds.ready(drain=no_more):
                 self._announce(self._embeds.start(batch), partial(self._on_embedded, batch))
-        idle = no_more and not (self._embeds.waiting or self._embeds.under_way or self._calls)
-        while self._records and (self._records.has_full or idle or self._records.is_late or stopping):
+        others = self._embeds.waiting or self._embeds.under_way or self._calls - self._puts
+        # What is held back goes on when a put ends; after the last document nothing else will fill this one.
+        alone = no_more and not others and (not self._puts or not (self._parsing or self._admission))
+        while self._records and self._puts < self._most_puts:
+            if not (self._records.has_full or alone or self._records.is_late or stopping):
+                return
             self._put()
 
     @contextmanager
@@ -217,6 +228,7 @@ class Pipeline:
                     self._take_document(item)
                 case Failed():
                     self.counts.seen += 1
+                    self._files.get(item.file).has(item.record)
                     self._fail(item.document, item.file, item.stage, item.error)
                 case Same():
                     self._take_same(item)
@@ -251,8 +263,7 @@ class Pipeline:
         file = self._files.get(cut.file)
         self.counts.seen += 1
         file.documents += 1
-        if file.seen is not None:
-            file.seen.add(cut.document)
+        file.has(cut.document)
         for warning in cut.warnings:
             log.warning("%s: %s", cut.document, warning)
         # A file without a row has no documents in the ledger.
@@ -276,10 +287,22 @@ class Pipeline:
         for document in self._admission.admitted():
             self._open(document)
         under_way = self._calls or self._embeds.under_way or self._embeds.waiting or self._records
-        if self._admission and not under_way:
-            for document in self._admission.turn_away():
-                self._room.free(document.bytes)
-            self._workers.stop()
+        if not self._admission or under_way:
+            return
+        if dear := self._admission.too_dear():
+            self._fail_dear(dear)
+            return
+        for document in self._admission.turn_away():
+            self._room.free(document.bytes)
+        self._workers.stop()
+
+    def _fail_dear(self, document: OpenDocument) -> None:
+        document.failed = True
+        cut = document.cut
+        self._fail(
+            cut.document, cut.file, "embed", "costs more by itself than budget.ingest_usd allows a run"
+        )
+        self._close(document)
 
     def _is_unchanged(self, cut: Cut, old: DocumentRow | None) -> bool:
         fingerprint = self._files.fingerprint(cut.file)
@@ -397,7 +420,8 @@ class Pipeline:
             others = self._texts.arrived(stem)
             self.counts.reused += len(others)
             for document, i in [(wanted.document, wanted.chunk), *others]:
-                self._add_record(document, i, vector)
+                if not self._add_record(document, i, vector):
+                    cache.pop(stem, None)
         for wanted, error in outcome.refused:
             others = self._texts.arrived(stem_of(wanted.document.cut.keys[wanted.chunk]))
             for document, i in [(wanted.document, wanted.chunk), *others]:
@@ -409,15 +433,17 @@ class Pipeline:
         self._calls -= 1
         future.result()
 
-    def _add_record(self, document: OpenDocument, i: int, vector: AnyVector, *, shared: bool = True) -> None:
-        """`shared`: others may ask for the vector of this text before it is in the store."""
+    def _add_record(self, document: OpenDocument, i: int, vector: AnyVector, *, shared: bool = True) -> bool:
+        """`shared`: others may ask for the vector of this text before it is in the store. False: the store refuses it."""
         if document.failed:
             self._arrived(document)
-            return
+            return True
         chunk = document.cut.chunks[i]
         record = VectorRecord(document.cut.keys[i], vector, self._metadata(document, chunk))
-        if self._queue_record(document, record) and shared:
+        taken = self._queue_record(document, record)
+        if taken and shared:
             self._texts.put_begins(record)
+        return taken
 
     def _queue_record(self, document: OpenDocument, record: VectorRecord) -> bool:
         try:
@@ -449,6 +475,7 @@ class Pipeline:
         self._s.ledger.declare(rewritten, documents.keys() - rewritten, keys)
         records = [record for _, record in batch]
         self._bill.put(records)
+        self._puts += 1
         self._call(partial(self._on_put, batch), self._write, records)
 
     def _write(self, records: list[VectorRecord]) -> None:
@@ -459,6 +486,7 @@ class Pipeline:
 
     def _on_put(self, batch: Batch, future: Future[Any]) -> None:
         self._calls -= 1
+        self._puts -= 1
         error = future.exception()
         if error is not None and not isinstance(error, RagctlError):
             raise error

@@ -47,6 +47,20 @@ class SparseVectors:
     places: NDArray[np.int32]
     values: NDArray[np.float32]
 
+    @classmethod
+    def joined(cls, parts: Sequence[SparseVectors]) -> SparseVectors:
+        """The rows of all parts, at least one, one part after the other."""
+        import numpy as np
+
+        ends = np.cumsum([len(part.places) for part in parts])
+        starts = [part.starts[:-1] + end - len(part.places) for part, end in zip(parts, ends, strict=True)]
+        return cls(
+            (sum(part.shape[0] for part in parts), parts[0].shape[1]),
+            np.concatenate([*starts, ends[-1:]]),
+            np.concatenate([part.places for part in parts]),
+            np.concatenate([part.values for part in parts]),
+        )
+
     def rows(self) -> list[SparseVector]:
         """Each row as a vector; nothing is copied."""
         size, starts = self.shape[1], self.starts.tolist()

@@ -133,6 +133,10 @@ class IngestBill:
         self._owed_puts += stored
         return True
 
+    def bears(self, text: int, stored: int) -> bool:
+        """Whether the cap bears a document of so many bytes if it is the only one of a run."""
+        return self.cap is None or self._cost(text * self._tokens_per_byte, stored) <= self.cap
+
     def release(self, text: int, stored: int) -> None:
         """What was promised is paid for by now, or was not needed."""
         self._owed_text -= text
@@ -177,12 +181,17 @@ class IngestBill:
         }
 
     def _projected(self, text: int, stored: int) -> float:
+        tokens = self._tokens + (self._untold + self._owed_text + text) * self._tokens_per_byte
+        return self._cost(tokens, self._owed_puts + stored) + self._put_usd
+
+    @property
+    def _tokens_per_byte(self) -> float:
+        return self._tokens / self._text if self._text else GUESS
+
+    def _cost(self, tokens: float, stored: int) -> float:
         assert self._token.usd is not None
-        ratio = self._tokens / self._text if self._text else GUESS
-        tokens = self._tokens + (self._untold + self._owed_text + text) * ratio
-        owed = self._owed_puts + stored
-        puts = self._puts.puts([owed]) if self._puts is not None and owed else 0.0
-        return tokens * self._token.usd + self._put_usd + puts
+        puts = self._puts.puts([stored]) if self._puts is not None and stored else 0.0
+        return tokens * self._token.usd + puts
 
 
 # --- eval ------------------------------------------------------------------------------------------------

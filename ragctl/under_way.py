@@ -82,6 +82,11 @@ class OpenFile:
     seen: set[str] | None = None  # ids of its documents, kept where some may have vanished
     failed: set[str] = field(default_factory=set)  # its documents that failed
 
+    def has(self, document: str | None) -> None:
+        """The document is still in the file, whether it gets in or not."""
+        if self.seen is not None and document is not None:
+            self.seen.add(document)
+
 
 @dataclass(slots=True, eq=False)
 class OpenDocument:

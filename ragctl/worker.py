@@ -63,12 +63,16 @@ class Cut:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """A document, or a whole file, that could not be read, parsed, chunked or embedded."""
+    """A document, or a whole file, that could not be read, parsed, chunked or embedded.
+
+    `record`: the document that its file still has, where `document` names a place in the file.
+    """
 
     document: str
     file: str
     stage: str
     error: str
+    record: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +85,7 @@ class Same:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """Nothing more comes of a file; with the seconds that its stages took. `whole`: all of it could be parsed."""
+    """Nothing more comes of a file; with the seconds that its stages took. `whole`: all its documents are known."""
 
     file: str
     content_hash: str
@@ -136,30 +140,47 @@ class _Batch:
     def __init__(self, pipe: Connection, shop: Workshop) -> None:
         self._pipe = pipe
         self._shop = shop
+        self._items: list[Item] = []
         self._clear()
         self.has_part_of_file = False
 
     def add(self, item: Item) -> None:
-        self._items.append(item)
         if isinstance(item, Cut):
+            characters = sum(len(chunk.text) for chunk in item.chunks)
+            if characters >= BATCH_CHARACTERS and self._items:
+                self.send()
+                self.has_part_of_file = True
             self._chunks += len(item.chunks)
-            self._characters += sum(len(chunk.text) for chunk in item.chunks)
+            self._characters += characters
+        self._items.append(item)
         if max(len(self._items), self._chunks) >= BATCH_CHUNKS or self._characters >= BATCH_CHARACTERS:
             self.send()
             self.has_part_of_file = True
 
     def send(self) -> None:
         if self._items:
-            start = perf_counter()
-            vectors = self._shop.embed(self._items)
-            if vectors is not None:
-                self._items.append(Embedding(perf_counter() - start))
-            self._pipe.send(("items", (self._items, vectors)))
+            try:
+                self._send()
+            except MemoryError:
+                self._fail_documents()
+                self._pipe.send(("items", (self._items, None)))
         self._clear()
         self.has_part_of_file = False
 
+    def _send(self) -> None:
+        start = perf_counter()
+        vectors = self._shop.embed(self._items)
+        seconds = [] if vectors is None else [Embedding(perf_counter() - start)]
+        self._pipe.send(("items", ([*self._items, *seconds], vectors)))
+
+    def _fail_documents(self) -> None:
+        """Have the documents failed for which the memory does not suffice; a large one stands by itself."""
+        self._items[:] = [
+            self._shop.too_large(item) if isinstance(item, Cut) else item for item in self._items
+        ]
+
     def _clear(self) -> None:
-        self._items: list[Item] = []
+        self._items = []
         self._chunks = 0
         self._characters = 0
 
@@ -208,9 +229,7 @@ class Workshop:
         except ItemRefused as refused:
             yield from _lost(file, refused.message)
         except MemoryError:
-            yield from _lost(
-                file, f"needs more than {self._experiment.parsing.memory_mb} MB (parsing.memory_mb)"
-            )
+            yield from _lost(file, self._needs_memory())
         except RecursionError:
             yield from _lost(file, "is nested too deeply to parse")
         except Exception as error:  # noqa: BLE001  a bug that one document brings out must not cost the others
@@ -232,8 +251,8 @@ class Workshop:
         for parsed in parse(file, data, self._experiment.parsing, section.records):
             seconds["parse"] += perf_counter() - start
             if isinstance(parsed, DocumentError):
-                whole = False
-                yield Failed(parsed.document or file.id, file.id, "parse", parsed.message)
+                whole = whole and parsed.record is not None
+                yield Failed(parsed.document or file.id, file.id, "parse", parsed.message, parsed.record)
             else:
                 start = perf_counter()
                 cut = self._cut(parsed, task)
@@ -268,6 +287,13 @@ class Workshop:
             tuple(self._count_tokens(chunk.text) for chunk in chunks) if self._count_tokens else (),
             wanted,
         )
+
+    def too_large(self, cut: Cut) -> Failed:
+        """What becomes of a document for whose vectors the memory does not suffice."""
+        return Failed(cut.document, cut.file, "embed", self._needs_memory(), cut.document)
+
+    def _needs_memory(self) -> str:
+        return f"needs more than {self._experiment.parsing.memory_mb} MB (parsing.memory_mb)"
 
     def embed(self, items: list[Item]) -> SparseVectors | None:
         """The vectors of all new chunks in the items, made in one go; None where there are none to make."""

@@ -172,7 +172,8 @@ class Workers:
         """File `at` of the hand has failed; those that it dragged along are done again."""
         at = at or 0  # a worker that is not heard of at all within the time of a document
         file = hand[at].file
-        self._deliver([Failed(file.id, file.id, "parse", error), Finished(file.id, "", whole=False)])
+        if file.id not in done:  # else all of it has arrived, and the worker died before it went on
+            self._deliver([Failed(file.id, file.id, "parse", error), Finished(file.id, "", whole=False)])
         with self._lock:
             self._again += [task for i, task in enumerate(hand) if i != at and task.file.id not in done]
 

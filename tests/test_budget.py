@@ -109,12 +109,23 @@ def test_an_ingest_stops_at_its_cap_and_later_goes_on(place: Place) -> None:
 
 
 def test_a_cap_below_one_document_does_nothing(place: Place) -> None:
-    """Nothing is asked of the model, nothing is removed, and the ledger stays as it is."""
+    """Nothing is asked of the model: no run of this budget could bear any of them, so each has failed."""
     done = place.ingest(0.5)
-    assert done.status == 6
+    assert done.status == 3
     assert done.json["documents"]["added"] == 0
     assert done.json["cost"]["usd"] == 0
     assert place.bedrock.requests == []
+
+
+def test_a_document_dearer_than_the_cap_keeps_no_other_out(place: Place) -> None:
+    """It fails by itself, run after run, and the others get in."""
+    (place.config.parent / "docs" / "00.md").write_text(" ".join(f"v{n}" for n in range(50 * WORDS)))
+    for added in (DOCUMENTS - 1, 0):
+        done = place.ingest(45.0 * WORDS)
+        assert (done.status, done.json["documents"]["added"]) == (3, added), done.err
+        (failure,) = done.json["failures"]
+        assert failure["document"] == "docs/00.md"
+        assert failure["error"] == "costs more by itself than budget.ingest_usd allows a run"
 
 
 def test_a_cap_without_a_price_cannot_be_kept(place: Place) -> None:

@@ -5,13 +5,17 @@ from __future__ import annotations
 import errno
 import json
 import os
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from ragctl import workers
 from ragctl.adapters import open_store
 from ragctl.adapters.local import LocalStore
 from ragctl.errors import QuotaExceeded, Refused, ServiceError
@@ -21,6 +25,7 @@ from ragctl.state import open_state
 from tests.cli import experiment, ragctl, write_docs
 from tests.pdfs import encrypted_pdf
 from tests.places import embedding_at
+from tests.servers import openai_server
 from tests.servers.openai_server import OpenAIServer
 
 Ingest = Callable[..., IngestResult]
@@ -467,6 +472,116 @@ def test_a_poison_record_does_not_keep_others_from_being_deleted(tmp_path: Path)
     assert (result.counts.failed, result.counts.deleted) == (1, 1)
     assert "docs/r.jsonl#2" not in documents(tmp_path)
     assert "docs/r.jsonl#3" in documents(tmp_path)
+
+
+def test_records_that_are_gone_go_though_another_one_cannot_be_read(tmp_path: Path) -> None:
+    """What has an id is known to be in the file, whatever else is wrong with it; its old version stays."""
+    write_docs(tmp_path, TEXTS)
+    experiment(tmp_path, sources=[RECORDS], ingest={"workers": 1})
+    write_records(tmp_path, *range(5))
+    run(tmp_path)
+    rows = [{"id": "1", "text": "Record 1."}, {"id": "2"}, {"id": "3", "text": "Record 3."}]
+    doubled = [*rows, {"id": "3", "text": "Record 3 again."}]
+    (tmp_path / "docs/r.jsonl").write_text("".join(json.dumps(row) + "\n" for row in doubled))
+    counts = run(tmp_path).counts
+    assert (counts.failed, counts.deleted) == (2, 2)
+    assert [name for name in documents(tmp_path) if "#" in name] == [f"docs/r.jsonl#{n}" for n in (1, 2, 3)]
+
+
+def test_records_stay_where_one_does_not_say_which_it_is(tmp_path: Path) -> None:
+    """It may be any of those that seem to be gone."""
+    write_docs(tmp_path, TEXTS)
+    experiment(tmp_path, sources=[RECORDS], ingest={"workers": 1})
+    write_records(tmp_path, 0, 1)
+    run(tmp_path)
+    (tmp_path / "docs/r.jsonl").write_text('{"id": "0", "text": "Record 0."}\n{"id": \n')
+    counts = run(tmp_path).counts
+    assert (counts.failed, counts.deleted) == (1, 0)
+    assert "docs/r.jsonl#1" in documents(tmp_path)
+
+
+def test_a_run_that_dies_before_its_indexes_are_made_leaves_them_to_the_next(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All is in the store and in the ledger by then, so the next run has nothing else to do."""
+
+    def killed(self: LocalStore) -> None:
+        raise ServiceError("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalStore, "finish", killed)
+        with pytest.raises(ServiceError, match="killed"):
+            run(folder)
+    finished: list[LocalStore] = []
+
+    def finish(self: LocalStore) -> None:
+        finished.append(self)
+
+    monkeypatch.setattr(LocalStore, "finish", finish)
+    assert run(folder).counts.unchanged == 10
+    assert len(finished) == 1
+    run(folder)
+    assert len(finished) == 1
+
+
+def test_a_worker_that_dies_after_its_last_file_takes_nothing_along(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of its files have arrived; it only did not say so."""
+    receive = workers.Workers._receive
+
+    def killed(self: workers.Workers, worker: Any) -> tuple[str, Any]:
+        message = receive(self, worker)
+        if message[0] == "finished":
+            worker.process.kill()
+            raise EOFError
+        return message
+
+    monkeypatch.setattr(workers.Workers, "_receive", killed)
+    for added, unchanged in ((10, 0), (0, 10)):
+        counts = run(folder).counts
+        assert (counts.added, counts.unchanged, counts.failed) == (added, unchanged, 0)
+        for path in (folder / "docs").iterdir():
+            os.utime(path, (1, 1))
+
+
+def test_puts_wait_in_the_run_and_not_in_its_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No more are handed over than are made at once, and the next: what a run that stops has to wait for."""
+    write_docs(tmp_path, {f"d{n}.md": f"Text {n}." for n in range(60)})
+    experiment(tmp_path, ingest={"workers": 1, "put_concurrency": 2})
+    monkeypatch.setattr(LocalStore, "limits", replace(LocalStore.limits, put_records=2))
+    put, begun = LocalStore.put, [0]
+    handed_over: list[int] = []  # and not yet made, at each
+    submit = ThreadPoolExecutor.submit
+
+    def counted(self: ThreadPoolExecutor, *arguments: Any) -> Any:
+        handed_over.append(len(handed_over) + 1 - begun[0])
+        return submit(self, *arguments)
+
+    def slow(self: LocalStore, records: Any) -> None:
+        time.sleep(0.01)
+        put(self, records)
+        begun[0] += 1
+
+    monkeypatch.setattr(ThreadPoolExecutor, "submit", counted)
+    monkeypatch.setattr(LocalStore, "put", slow)
+    assert run(tmp_path).counts.written == 60
+    assert len(handed_over) == 30
+    assert max(handed_over) <= 4  # two under way, the next, and one that has ended unseen
+
+
+def test_vectors_that_the_store_refuses_are_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that was out of order for a while does not spoil the cache for good."""
+    write_docs(tmp_path, TEXTS)
+    with OpenAIServer() as server:
+        experiment(
+            tmp_path, embedding=embedding_at(server.url), cache={"path": "cache"}, ingest={"workers": 1}
+        )
+        with monkeypatch.context() as patch:
+            patch.setattr(openai_server, "embed", lambda _, dimension: np.zeros(dimension))
+            assert run(tmp_path).counts.failed == 10
+        counts = run(tmp_path).counts
+    assert (counts.added, counts.failed, counts.cached) == (10, 0, 0)
 
 
 def test_what_the_store_would_refuse_is_not_embedded(tmp_path: Path) -> None:

@@ -336,6 +336,23 @@ def test_a_member_that_is_gone_damaged_or_encrypted(archive: Path) -> None:
         found.read(file)
 
 
+@pytest.mark.parametrize(
+    ("place", "damage"),
+    [(6, b"\x63\x00"), (8, b"\x00\x08")],
+    ids=["a version of zip to come", "a name that is no UTF-8"],
+)
+def test_a_zip_that_cannot_be_listed_refuses_the_listing(tmp_path: Path, place: int, damage: bytes) -> None:
+    """Whatever zipfile says to it."""
+    path = tmp_path / "x.zip"
+    with zipfile.ZipFile(path, "w") as target:
+        target.writestr("xx.txt", "text")
+    raw = path.read_bytes().replace(b"xx.txt", b"\xff\xfe.txt")
+    at = raw.index(b"PK\x01\x02") + place
+    path.write_bytes(raw[:at] + damage + raw[at + 2 :])
+    with pytest.raises(Refused, match="the listing is incomplete; nothing was changed"):
+        ids(source(path))
+
+
 def test_a_zip_that_is_none_refuses_the_listing(tmp_path: Path) -> None:
     """Half an upload is no empty corpus; no file at all is a mistake in the config."""
     (tmp_path / "x.zip").write_bytes(b"PK\x03\x04 half")

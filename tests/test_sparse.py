@@ -7,7 +7,7 @@ import numpy as np
 from hypothesis import given
 
 from ragctl.adapters.hashing import HashingEmbedder
-from ragctl.sparse import SparseVector, dense, stack
+from ragctl.sparse import SparseVector, SparseVectors, dense, stack
 
 EMBEDDER = HashingEmbedder(64)
 TEXTS = st.text(max_size=60) | st.sampled_from(["", "the", "the of and", "!", "north wind"])
@@ -34,6 +34,16 @@ def test_vectors_of_both_kinds_stack(texts: list[tuple[str, bool]]) -> None:
     stacked = stack(mixed)
     assert stacked.dtype == np.float32
     np.testing.assert_array_equal(stacked, np.array([dense(row) for row in rows]))
+
+
+@given(st.lists(TEXTS, min_size=1, max_size=40), st.integers(1, 12))
+def test_vectors_made_a_few_at_a_time_are_the_same(texts: list[str], at_once: int) -> None:
+    """A document of any length is hashed in bounded memory."""
+    parts = [EMBEDDER.sparse(texts[first : first + at_once]) for first in range(0, len(texts), at_once)]
+    joined, whole = SparseVectors.joined(parts), EMBEDDER.sparse(texts)
+    np.testing.assert_array_equal(joined.dense(), whole.dense())
+    for one, other in zip(joined.rows(), whole.rows(), strict=True):
+        np.testing.assert_array_equal(dense(one), dense(other))
 
 
 def test_hashed_vectors_take_a_small_part_of_their_size() -> None:

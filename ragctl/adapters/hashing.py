@@ -43,6 +43,7 @@ from ragctl.sparse import SparseVectors
 if TYPE_CHECKING:
     from ragctl.config import Experiment
 
+AT_ONCE = 1_024  # texts
 RAREST = 13  # bits of a word that is not in the table: less than one passage in 5,800 holds it
 CACHED_WORDS = 1 << 16  # some 8 MB; 29 MB of documentation hold 55,000
 # Characters; longer words with a digit are identifiers and the like, and seldom come again
@@ -134,7 +135,13 @@ class HashingEmbedder:
         return Embedded(self.sparse(texts).dense())
 
     def sparse(self, texts: Sequence[str]) -> SparseVectors:
-        """The same vectors without their zeros."""
+        """The same vectors without their zeros, made of a few texts at a time: each word takes some 60 bytes."""
+        if len(texts) <= AT_ONCE:
+            return self._sparse(texts)
+        parts = [self._sparse(texts[first : first + AT_ONCE]) for first in range(0, len(texts), AT_ONCE)]
+        return SparseVectors.joined(parts)
+
+    def _sparse(self, texts: Sequence[str]) -> SparseVectors:
         at, sums = self._sums(texts)
         rows, places = np.divmod(at, self.dimension)
         squares = np.bincount(rows, sums * sums, minlength=len(texts))

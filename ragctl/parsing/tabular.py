@@ -53,7 +53,8 @@ def read(file: SourceFile, data: bytes, records: Sequence[Records]) -> Iterator[
             document = _document(file, row, rules, seen)
         except DocumentError as error:
             place = f"{file.id} line {line}"  # what to call a record that may have no id, or another one's
-            yield DocumentError(f"{place}: {error.message}", hint=error.hint, document=place)
+            words = f"{place}: {error.message}"
+            yield DocumentError(words, hint=error.hint, document=place, record=error.record)
         else:
             yield document
 
@@ -82,16 +83,19 @@ def _document(file: SourceFile, row: Record | str, rules: Records, seen: set[str
     if isinstance(row, str):
         raise DocumentError(row)
     identity = _identity(row, rules.id)
+    record = f"{file.id}#{identity}"
     if identity in seen:
-        raise DocumentError(f"the id {identity[:80]!r} was used before in this file")
+        raise DocumentError(f"the id {identity[:80]!r} was used before in this file", record=record)
     seen.add(identity)
-    text = _text(row, rules.text)
-    kept = ((field, _metadata_value(field, row.get(field))) for field in rules.metadata)
-    metadata = {field: value for field, value in kept if value is not None}
+    try:
+        text = _text(row, rules.text)
+        kept = ((field, _metadata_value(field, row.get(field))) for field in rules.metadata)
+        metadata = {field: value for field, value in kept if value is not None}
+    except DocumentError as error:
+        error.record = record
+        raise
     made_from = json.dumps([identity, text, metadata], sort_keys=True)
-    return Document(
-        f"{file.id}#{identity}", text, short_hash(made_from), metadata={**file.metadata, **metadata}
-    )
+    return Document(record, text, short_hash(made_from), metadata={**file.metadata, **metadata})
 
 
 def _identity(record: Record, field: str) -> str:

@@ -39,7 +39,8 @@ class ZipArchive:
             archive, mtime = _open_archive(self.path)
         except FileNotFoundError as error:
             raise ConfigError(f"sources.{self.name}: {self.path} does not exist") from error
-        except (OSError, zipfile.BadZipFile) as error:
+        except (OSError, zipfile.BadZipFile, NotImplementedError, ValueError) as error:
+            # What zipfile says to a name that is no UTF-8 (a ValueError) and to a version that it does not know.
             raise incomplete(self.name, self.path, error) from error
         members = {member.filename: member for member in archive.infolist()}  # of one name the last counts
         for member in members.values():
