@@ -28,13 +28,20 @@ def check(experiment: Experiment, path: Path) -> None:
 
 def _parts(experiment: Experiment) -> Iterator[Callable[[], object]]:
     from ragctl import fingerprints, indexes, prompts
+    from ragctl.chunking import token_counter
     from ragctl.filters import normalise
+    from ragctl.globs import compile_path_pattern
 
     for number, source in enumerate(experiment.sources):
         if source.kind == "local":
             yield partial(_exists, f"sources.{number}.path", source.path)
+        if source.path_metadata:
+            yield partial(compile_path_pattern, source.path_metadata)
     for one in indexes.named(experiment):
         yield partial(fingerprints.of_sources, one)
+        if one.chunking.tokenizer:
+            yield partial(token_counter, one.chunking)
+    yield lambda: _searches_words(experiment)
     condition = experiment.retrieval.filter
     if condition is not None:
         yield lambda: normalise(condition)
@@ -52,6 +59,9 @@ def _evaluation_parts(experiment: Experiment) -> Iterator[Callable[[], object]]:
     evaluation = experiment.evaluation
     if evaluation is None:
         return
+    dataset = evaluation.dataset
+    if dataset.kind == "beir":
+        yield lambda: _has_source(experiment, dataset.source)
     yield lambda: _tenants_named(experiment, load_questions(evaluation.dataset))
     yield lambda: check_rank_metrics(evaluation.metrics)
     yield lambda: parse_gate(evaluation.gate)
@@ -69,6 +79,18 @@ def _tenants_named(experiment: Experiment, questions: Sequence[Question]) -> Non
     if wrong:
         shown = ", ".join(wrong[:5]) + (" ..." if len(wrong) > 5 else "")
         raise ConfigError(f"evaluation.dataset: {len(wrong)} of {len(questions)} questions {fault}: {shown}")
+
+
+def _searches_words(experiment: Experiment) -> None:
+    mode = experiment.retrieval.mode
+    if mode != "vector" and not experiment.store.text_search:
+        raise ConfigError(f"retrieval.mode: {mode} needs a text index, and store.text_search is false")
+
+
+def _has_source(experiment: Experiment, name: str) -> None:
+    known = [source.name for source in experiment.sources]
+    if name not in known:
+        raise ConfigError(f"evaluation.dataset.source: there is no source {name}; known: {', '.join(known)}")
 
 
 def _exists(setting: str, path: Path) -> None:

@@ -145,6 +145,12 @@ def _status() -> int:
                 "free space, or set SQLITE_TMPDIR",
             )
             return _told(message, 8, plain=f"ragctl: error: {message}\n  hint: {hint}", hint=hint)
+        if isinstance(error, PermissionError):
+            message, hint = (
+                f"{error.filename}: {error.strerror}",
+                "let this user read it, or enter its folder",
+            )
+            return _told(message, 8, plain=f"ragctl: error: {message}\n  hint: {hint}", hint=hint)
         message, trace = "this is a bug in ragctl; please report it", traceback.format_exc()
         return _told(message, 1, plain=f"{trace}\nragctl: {message} with the lines above", traceback=trace)
     return status if isinstance(status, int) else 0

@@ -85,6 +85,8 @@ def _finding(name: str, look: Look) -> Finding:
     except RagctlError as error:
         hint = f" ({error.hint})" if error.hint else ""
         return Finding(name, "missing", _line(error.message + hint))
+    except OSError as error:
+        return Finding(name, "missing", f"{error.filename}: {error.strerror}")
 
 
 def _line(text: str) -> str:

@@ -15,6 +15,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from ragctl import fingerprints, indexes, matching, repeats, workers
+from ragctl.chunking import token_counter
 from ragctl.embedding import aside
 from ragctl.errors import Refused
 from ragctl.guard import DeleteGuard
@@ -162,6 +163,8 @@ def ingest(
     the index was made with other settings or when a saved plan does not hold any more; LeaseHeld when another run
     works on the index. Where the budget does not bear everything, as many documents as it bears get in whole.
     """
+    if experiment.chunking.tokenizer:
+        token_counter(experiment.chunking)  # a fault of the experiment must not become one of every document
     if not options.dry_run:
         progress.bill = IngestBill.of(experiment, state)
     if has_index_each(experiment):

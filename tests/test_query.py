@@ -103,6 +103,18 @@ def test_many_questions_give_a_json_line_each(config: Path, tmp_path: Path) -> N
     assert "57 turbines" in answers[1]["answer"]
 
 
+def test_a_filter_holds_beside_that_of_a_question(config: Path, tmp_path: Path) -> None:
+    """Neither replaces the other."""
+    asked = tmp_path / "questions.jsonl"
+    asked.write_text('{"question": "How many turbines?", "filter": {"year": 2023}}\n')
+    for year, found in ((2023, True), (2022, False)):
+        ended = ragctl(
+            "query", config, "--questions", asked, "--retrieve-only", "--filter", f'{{"year": {year}}}'
+        )
+        assert ended.status == 0, ended.err
+        assert bool(json.loads(ended.out)["hits"]) is found
+
+
 def test_a_file_of_questions_is_checked_before_the_first_is_asked(config: Path, tmp_path: Path) -> None:
     """Every line at fault is named, and nothing was answered."""
     asked = tmp_path / "questions.jsonl"

@@ -36,7 +36,7 @@ def rebuild_command(
     verbose: Verbose = False,
     log_json: LogJson = False,
 ) -> None:
-    """Make a lost or damaged ledger anew from the index alone; the next ingest embeds nothing twice.
+    """Make a lost or damaged ledger anew from the index alone; no service then embeds anything twice.
 
     \b
     Example:

@@ -192,7 +192,9 @@ def _ask_many(engine: QueryEngine, path: Path, options: QueryOptions, *, explain
     for question, own_filter in _read_questions(path):
         total += 1
         try:
-            answer = engine.ask(question, replace(options, filter=own_filter or options.filter))
+            filters = [one for one in (options.filter, own_filter) if one]
+            both = {"$and": filters} if len(filters) > 1 else next(iter(filters), None)
+            answer = engine.ask(question, replace(options, filter=both))
         except RagctlError as error:
             if total == 1 or isinstance(error, TenantLeak):
                 raise  # nothing was answered yet, or no answer can be trusted: it is not the question
