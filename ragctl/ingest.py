@@ -323,7 +323,12 @@ class _Run:
         is_new = s.ledger.meta("created") is None
         self._clean()
         mismatch = matching.match(s.ledger, s.store, info, self._guard.share)
-        s.ledger.set_meta(embedder=spec.embedder, dimension=str(spec.dimension), created=info.created)
+        s.ledger.set_meta(
+            embedder=spec.embedder,
+            dimension=str(spec.dimension),
+            created=info.created,
+            experiment=s.ledger.meta("experiment") or self._experiment.name,  # whose it is, for teardown
+        )
         if is_new:  # before the first put, so that a run that dies is not taken for a lost ledger
             s.ledger.publish(force=True)
         return mismatch

@@ -228,10 +228,24 @@ class IndexPart:
     def plan(self) -> list[Resource]:
         """See `Part`."""
         has_ledger = self.state.read(ledger_name(self._name)) is not None
+        owner = self._owner() if has_ledger else None
+        if owner not in (None, self.experiment.name):
+            why = f"of experiment {owner}; to remove it: --set name={owner}"
+            return [Resource("index", self._name, "kept", why), Resource("ledger", self._name, "kept", why)]
         return [
             Resource("index", self._name, "delete" if exists(self.experiment) else "absent"),
             Resource("ledger", self._name, "delete" if has_ledger else "absent"),
         ]
+
+    def _owner(self) -> str | None:
+        """The experiment that filled the index first; None where the ledger cannot be read or does not say."""
+        from ragctl.ingest import reading_ledger
+
+        try:
+            with reading_ledger(self.state, self._name) as ledger:
+                return ledger.meta("experiment")
+        except StateError:
+            return None
 
     def remove(self, tell: Callable[[str], None]) -> list[Resource]:
         """See `Part`. The ledger of an index that is left is kept."""

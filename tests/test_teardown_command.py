@@ -519,3 +519,17 @@ def test_what_an_index_costs_where_that_is_known(full: Account) -> None:
     ended = full.teardown("--index", "--yes", *aws)
     assert ended.status == 8
     assert ended.err.splitlines()[-2].endswith("costs $0.06 a GB and month")
+
+
+def test_the_index_of_another_experiment_is_kept(tmp_path: Path) -> None:
+    """Two experiments of one folder that name no index share one; only the one that filled it takes it away."""
+    write_docs(tmp_path, {"a.md": "Apples are red.\n"})
+    config = experiment(tmp_path)
+    assert ragctl("ingest", config).status == 0
+    for scope in ("--index", "--all"):
+        ended = ragctl("teardown", config, scope, "--yes", "--set", "name=other")
+        assert ended.status == 0, ended.err
+        assert "index test: kept (of experiment test; to remove it: --set name=test)\n" in ended.out
+        assert "deleted" not in ended.out
+    assert "Apples" in ragctl("query", config, "apples", "--retrieve-only").out
+    assert "index test: deleted\n" in ragctl("teardown", config, "--index", "--yes").out
