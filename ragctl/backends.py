@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, model_validator
 
 Prefix = Annotated[str, Field(max_length=2_000)]
 
@@ -17,6 +18,16 @@ class Section(BaseModel):
 
 
 # --- embedding -------------------------------------------------------------------------------------------
+
+
+def _fit_for_a_header(key: SecretStr) -> SecretStr:
+    value = key.get_secret_value().strip()  # a secret that is mounted as a file ends in a newline
+    if not (value.isascii() and (value.isprintable() or not value)):
+        raise ValueError("holds a character that no HTTP header takes")
+    return SecretStr(value)
+
+
+ApiKey = Annotated[SecretStr, AfterValidator(_fit_for_a_header)]
 
 
 class HashingEmbedding(Section):
@@ -45,7 +56,7 @@ class OpenAIEmbedding(Section):
     kind: Literal["openai"]
     base_url: str = Field(description="For example http://127.0.0.1:8080/v1")
     model: str
-    api_key: SecretStr | None = None
+    api_key: ApiKey | None = None
     dimension: int | None = Field(
         None, ge=1, description="Ask the server for this length, where it can shorten."
     )
@@ -202,7 +213,7 @@ class OpenAIGeneration(GenerationSection):
     kind: Literal["openai"]
     base_url: str
     model: str
-    api_key: SecretStr | None = None
+    api_key: ApiKey | None = None
     timeout_s: float = Field(120, gt=0)
 
 
@@ -261,6 +272,10 @@ class Autoscaling(Section):
         if self.min > self.max:
             raise ValueError(f"min ({self.min}) must not be greater than max ({self.max})")
         return self
+
+
+# Variables of a container that hold a secret, such as HF_TOKEN; not MAX_BATCH_TOKENS.
+SECRET_VARIABLE = re.compile(r"(?:^|_)(?:TOKEN|KEY|SECRET|PASSWORD|PASSWD|CREDENTIALS?)$", re.IGNORECASE)
 
 
 class ModelDeployment(Section):

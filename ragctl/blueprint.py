@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from ragctl.backends import SECRET_VARIABLE
 from ragctl.deployment import VARIANT, Ref, scaled_by
 from ragctl.errors import ConfigError, Refused
 from ragctl.records import short_hash
@@ -238,7 +239,7 @@ def differences(
     wanted_env = blueprint.model["PrimaryContainer"]["Environment"]
     env = (model or {}).get("PrimaryContainer", {}).get("Environment", {})
     found += [
-        f"environment {name}: the endpoint has {env[name]}, the experiment has none"
+        f"environment {name}: the endpoint has {_shown(name, env[name])}, the experiment has none"
         for name in env
         if name not in wanted_env
     ]
@@ -250,14 +251,17 @@ def differences(
 def _compare(wanted: Mapping[str, Any], there: Mapping[str, Any]) -> list[str]:
     has = dict(_leaves(there))
     return [
-        f"{path}: the endpoint has {_said(has.get(path))}, the experiment asks for {_said(value)}"
+        f"{path}: the endpoint has {_shown(path, has.get(path))}, the experiment asks for {_shown(path, value)}"
         for path, value in _leaves(wanted)
         if path.rpartition(".")[2] not in _NAMES and has.get(path) != value
     ]
 
 
-def _said(value: object) -> str:
-    return "none" if value is None else str(value)
+def _shown(name: str, value: object) -> str:
+    """A value in words, but for that of a variable which holds a secret."""
+    if value is None:
+        return "none"
+    return "another one" if SECRET_VARIABLE.search(name.rpartition(".")[2]) else str(value)
 
 
 def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:

@@ -242,8 +242,12 @@ class Tracking(Section):
 class Budget(Section):
     """What one run may cost, in US dollars. It stops, with all that it did saved, before it goes past that."""
 
-    ingest_usd: float | None = Field(None, gt=0, description="Tokens that are embedded, and puts.")
-    eval_usd: float | None = Field(None, gt=0, description="Tokens of questions and answers, and reranking.")
+    ingest_usd: float | None = Field(
+        None, gt=0, allow_inf_nan=False, description="Tokens that are embedded, and puts."
+    )
+    eval_usd: float | None = Field(
+        None, gt=0, allow_inf_nan=False, description="Tokens of questions and answers, and reranking."
+    )
 
 
 class Prices(Section):

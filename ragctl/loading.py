@@ -14,7 +14,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from ragctl.backends import LocalStore
+from ragctl.backends import SECRET_VARIABLE, LocalStore
 from ragctl.config import Experiment
 from ragctl.errors import ConfigError
 
@@ -367,10 +367,16 @@ def _dotted(where: Where) -> str:
 
 def _mask(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {key: _mask(item) for key, item in value.items()}
+        return {key: _mask_variables(item) if key == "env" else _mask(item) for key, item in value.items()}
     if isinstance(value, list):
         return [_mask(item) for item in value]
     return _mask_url(value) if isinstance(value, str) and "://" in value else value
+
+
+def _mask_variables(env: Any) -> Any:
+    if not isinstance(env, Mapping):
+        return _mask(env)
+    return {name: HIDDEN if SECRET_VARIABLE.search(name) else _mask(value) for name, value in env.items()}
 
 
 def _mask_url(url: str) -> str:

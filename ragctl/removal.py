@@ -16,7 +16,7 @@ from ragctl import cost, deployment, teardown, tenancy
 from ragctl.adapters import open_store, s3vectors_store
 from ragctl.deploy_plan import wants_models
 from ragctl.errors import ConfigError, LeaseHeld, Refused, ServiceError, StateError
-from ragctl.indexes import Resource, exists, named
+from ragctl.indexes import Resource, named
 from ragctl.lease import held_by, hold
 from ragctl.leftover_files import CachePart, StatePart
 from ragctl.state import lease_name, ledger_name, open_state
@@ -232,8 +232,15 @@ class IndexPart:
         if owner not in (None, self.experiment.name):
             why = f"of experiment {owner}; to remove it: --set name={owner}"
             return [Resource("index", self._name, "kept", why), Resource("ledger", self._name, "kept", why)]
+        with closing(open_store(self.experiment)) as store:
+            info = store.describe()
+        if info is not None and info.embedder is None and not has_ledger:
+            return [
+                Resource("index", self._name, "kept", "was not made by ragctl"),
+                Resource("ledger", self._name, "absent"),
+            ]
         return [
-            Resource("index", self._name, "delete" if exists(self.experiment) else "absent"),
+            Resource("index", self._name, "absent" if info is None else "delete"),
             Resource("ledger", self._name, "delete" if has_ledger else "absent"),
         ]
 

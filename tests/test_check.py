@@ -46,3 +46,27 @@ def test_a_tokenizer_that_is_none_ends_an_ingest_before_it_begins(tmp_path: Path
     ended = ragctl("ingest", config)
     assert (ended.status, ended.out) == (2, "")
     assert f"chunking.tokenizer: {tmp_path}/docs/a.md cannot be read" in ended.err
+
+
+def test_a_key_loses_the_newline_that_a_mounted_secret_ends_in(tmp_path: Path) -> None:
+    """Another sign that no header takes is a fault of the experiment, and is not repeated."""
+    write_docs(tmp_path, {"a.md": "Text."})
+    embedding = {"kind": "openai", "base_url": "http://127.0.0.1:9/v1", "model": "m", "api_key": "${MARKER}"}
+    config = experiment(tmp_path, embedding=embedding)
+    for key, status in (("sesame\n", 0), ("ses\name", 2), ("s\u00e9same\u20ac", 2)):
+        ended = ragctl("config", "check", config, env={"MARKER": key})
+        assert ended.status == status, ended.err
+        assert ("holds a character that no HTTP header takes" in ended.err) == (status == 2)
+        assert "same" not in ended.out + ended.err
+
+
+def test_secrets_in_the_environment_of_a_container_are_not_shown(tmp_path: Path) -> None:
+    """The others are, for they say how the model runs."""
+    write_docs(tmp_path, {"a.md": "Text."})
+    env = {"HF_TOKEN": "sesame", "MAX_BATCH_TOKENS": "16384"}
+    embedding = {"kind": "sagemaker", "model": "some-model", "dimension": 8}
+    config = experiment(tmp_path, embedding=embedding, deployment={"embedding": {"env": env}})
+    ended = ragctl("config", "show", config)
+    assert ended.status == 0, ended.err
+    assert "sesame" not in ended.out
+    assert "16384" in ended.out

@@ -62,9 +62,15 @@ class IngestDisplay:
         return pipeline.bottleneck() if pipeline is not None else None
 
 
+def ending_signals() -> list[signal.Signals]:
+    """The signals by which a run is told to end; that of a terminal which is closed unless it is ignored (nohup)."""
+    hangup = [] if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else [signal.SIGHUP]
+    return [signal.SIGINT, signal.SIGTERM, *hangup]
+
+
 @contextmanager
 def stopping_on_signals(stop: threading.Event, within_s: float = 0.0) -> Iterator[None]:
-    """The first SIGINT or SIGTERM sets `stop`, so that what is in flight is finished and saved; the second ends the
+    """The first SIGINT, SIGTERM or SIGHUP sets `stop`, so that what is in flight is finished and saved; the second ends the
     process at once, which is safe as well: the ledger is saved in whole transactions. Where somebody around us has
     something to clean up and takes signals for it, the second is theirs.
 
@@ -86,9 +92,7 @@ def stopping_on_signals(stop: threading.Event, within_s: float = 0.0) -> Iterato
         text = f"{signal.Signals(number).name}: finishing what is in flight; again to stop at once"
         events.tell("signal", text, level=logging.WARNING, plain=f"ragctl: {text}")
 
-    before = {
-        number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)
-    }
+    before = {number: signal.signal(number, handle) for number in (*ending_signals(), signal.SIGALRM)}
     try:
         yield
     finally:

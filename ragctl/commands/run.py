@@ -239,12 +239,15 @@ def _show_removed(resources: list[dict[str, Any]]) -> None:
 
 @contextmanager
 def _terminable() -> Iterator[None]:
-    """SIGTERM, and a second Ctrl-C, end the run as the first one does: with the models removed."""
+    """SIGTERM, a terminal that is closed, and a second Ctrl-C end the run as the first one does: with the models
+    removed.
+    """
+    from ragctl.commands.progress import ending_signals
 
     def interrupt(number: int, _: object) -> NoReturn:
         raise KeyboardInterrupt(signal.Signals(number).name)
 
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, interrupt) for number in ending_signals()}
     try:
         yield
     finally:
