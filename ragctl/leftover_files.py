@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 from ragctl import deployment, teardown, tenancy
 from ragctl.indexes import Resource, exists
 from ragctl.lease import hold
-from ragctl.state import lease_name, ledger_name, state_at
+from ragctl.state import lease_name, state_at
 
 if TYPE_CHECKING:
     from ragctl.config import Experiment
@@ -92,10 +93,14 @@ class StatePart:
             yield from ((name, ()) for name in self._forgotten(index) if name not in known)
 
     def _forgotten(self, index: str) -> list[str]:
-        """The tenants' indexes of which nothing but a lease is left, and no list that names them."""
+        """The tenants' indexes of which nothing but a lease is left, and no list that names them.
+
+        A folder that holds anything else may belong to another experiment, whose index has a name that begins so.
+        """
         names = self._state.names(f"{index}.")
-        folders = {name.rpartition("/")[0] for name in names if _is_lease(name)}
-        return sorted(folder for folder in folders if ledger_name(folder) not in names)
+        files = Counter(name.rpartition("/")[0] for name in names)
+        leased = {name.rpartition("/")[0] for name in names if _is_lease(name)}
+        return sorted(folder for folder in leased if files[folder] == 1)
 
     def _deployed(self, *, ahead: bool) -> list[Resource]:
         """The deployment record and its lease, once no model is left."""

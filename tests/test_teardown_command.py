@@ -533,3 +533,18 @@ def test_the_index_of_another_experiment_is_kept(tmp_path: Path) -> None:
         assert "deleted" not in ended.out
     assert "Apples" in ragctl("query", config, "apples", "--retrieve-only").out
     assert "index test: deleted\n" in ragctl("teardown", config, "--index", "--yes").out
+
+
+def test_the_tenants_of_an_experiment_with_a_longer_name_are_kept(tmp_path: Path) -> None:
+    """Experiments may share a state location, and docs.v2 is no tenant of docs."""
+    write_docs(tmp_path, {"a.md": "Apples are red.\n"})
+    source = {"kind": "local", "name": "docs", "path": "docs", "metadata": {"customer": "acme"}}
+    sections: dict[str, Any] = {"sources": [source], "tenancy": {"key": "customer", "layout": "index"}}
+    config = experiment(tmp_path, **sections)
+    assert ragctl("ingest", config).status == 0
+    others = ("--set", "store.index=test.v2", "--set", "name=other")
+    assert ragctl("ingest", config, *others).status == 0
+    ended = ragctl("teardown", config, "--all", "--yes")
+    assert ended.status == 0, ended.err
+    assert "test.v2" not in ended.out
+    assert "index test.v2.acme: deleted\n" in ragctl("teardown", config, "--all", "--yes", *others).out
