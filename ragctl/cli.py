@@ -139,27 +139,24 @@ def _status() -> int:
     except ReaderGone:
         return 141
     except Exception as error:  # noqa: BLE001  a bug: its traceback, without local values, is what we need to see
-        if _is_of_temporary_database(error):
-            message, hint = (
-                f"the temporary folder cannot be written: {error}",
-                "free space, or set SQLITE_TMPDIR",
-            )
-            return _told(message, 8, plain=f"ragctl: error: {message}\n  hint: {hint}", hint=hint)
-        if isinstance(error, PermissionError):
-            message, hint = (
-                f"{error.filename}: {error.strerror}",
-                "let this user read it, or enter its folder",
-            )
+        if place := _fault_of_place(error):
+            message, hint = place
             return _told(message, 8, plain=f"ragctl: error: {message}\n  hint: {hint}", hint=hint)
         message, trace = "this is a bug in ragctl; please report it", traceback.format_exc()
         return _told(message, 1, plain=f"{trace}\nragctl: {message} with the lines above", traceback=trace)
     return status if isinstance(status, int) else 0
 
 
-def _is_of_temporary_database(error: Exception) -> bool:
-    """All other databases say themselves what is wrong with them."""
+def _fault_of_place(error: Exception) -> tuple[str, str] | None:
+    """What is wrong with this machine and what to do, where that is no bug: a full temporary folder (all other
+    databases say themselves what is wrong with them), or a folder that may not be entered.
+    """
     sqlite3 = sys.modules.get("sqlite3")
-    return sqlite3 is not None and isinstance(error, sqlite3.OperationalError)
+    if sqlite3 is not None and isinstance(error, sqlite3.OperationalError):
+        return f"the temporary folder cannot be written: {error}", "free space, or set SQLITE_TMPDIR"
+    if isinstance(error, PermissionError):
+        return f"{error.filename}: {error.strerror}", "let this user read it, or enter its folder"
+    return None
 
 
 def _told(message: str, status: int, **fields: Any) -> int:

@@ -111,7 +111,7 @@ def serve(pipe: Connection, experiment: Experiment, embeds: bool, environment: d
     os.environ.update(environment)
     gc.freeze()  # what is shared with the other workers stays so: the collector would write to each object
     _end_with_parent()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # the parent decides what an interrupt means, and ends us
     shop = Workshop(experiment, embeds=embeds)
     _limit_memory(experiment.parsing.memory_mb)

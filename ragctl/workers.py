@@ -189,7 +189,8 @@ def _shield() -> None:
 
     The process that workers are forked from inherits the mask; it would end by SIGTERM, and its workers with it.
     """
-    resource_tracker.ensure_running()  # before: it lets both signals through again once it has started
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGHUP,))
+    resource_tracker.ensure_running()  # between: it lets the other two through again once it has started
     signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
 
 

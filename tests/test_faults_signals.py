@@ -13,7 +13,8 @@ import ragctl.ingest
 from tests.cli import Ended, experiment, in_process, write_docs
 from tests.processes import STUCK, HeldPlace, Run, held_place, until
 
-SIGNALS = pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
+NUMBERS = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
+SIGNALS = pytest.mark.parametrize("number", NUMBERS, ids=["SIGTERM", "SIGINT", "SIGHUP"])
 
 
 @pytest.fixture
