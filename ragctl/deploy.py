@@ -75,11 +75,13 @@ def deploy(
     dry_run: bool = False,
     stop: threading.Event | None = None,
     tell: Callable[[str], None] = lambda _: None,
+    begin: Callable[[Sequence[Step]], None] = lambda _: None,
 ) -> Outcome:
     """Deploy what the experiment's sections of kind sagemaker name; see `plan` for what is refused before.
 
     Idempotent. When a step fails or `stop` is set, what this run made is removed again; what cannot be removed is
-    named in the error and stays in the record for teardown. Raises Interrupted after `stop`.
+    named in the error and stays in the record for teardown. `begin` is told the steps before anything is changed.
+    Raises Interrupted after `stop`.
     """
     record, version = deployment.read(tools.state, experiment.name)
     steps = plan(experiment, tools, record, replace_differing=replace_differing)
@@ -93,6 +95,7 @@ def deploy(
         tell(
             f"{step.role}: {step.action} endpoint {step.endpoint}: {_about(step)}{per_hour(step.usd_per_hour)}"
         )
+    begin(steps)
     return _Run(experiment, tools, steps, record, version, stop or threading.Event(), tell).go()
 
 

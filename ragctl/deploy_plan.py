@@ -7,7 +7,7 @@ refused before anything is paid for.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import cache
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from ragctl.blueprint import ROLES, Blueprint, Role, blueprint, differences, payload_family
 from ragctl.deployment import STACK_TAG, Model, Record, Ref, scaling_of
 from ragctl.errors import ConfigError, NotFound, PermissionDenied, QuotaExceeded, Refused, ServiceError
+from ragctl.teardown import group
 
 if TYPE_CHECKING:
     from ragctl.adapters.jumpstart import Catalogue
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from ragctl.config import Experiment
     from ragctl.cost import Price
     from ragctl.state import State
+    from ragctl.teardown import Found
 
 log = logging.getLogger("ragctl.deploy_plan")
 
@@ -139,6 +141,27 @@ def model_of(experiment: Experiment, step: Step, expires: str | None) -> Model:
 def wants_models(experiment: Experiment) -> list[Role]:
     """The roles whose section is of kind sagemaker."""
     return [role for role in ROLES if getattr(getattr(experiment, role), "kind", None) == "sagemaker"]
+
+
+def standing(
+    experiment: Experiment, control: ControlPlane, found: Collection[Found], steps: Iterable[Step]
+) -> frozenset[Ref]:
+    """What is there before the steps are taken and stays there when what they make is removed again.
+
+    `found`: what is ours so far. An endpoint that failed and is made anew is not among it, nor what is that one's
+    alone; an endpoint that is kept or used is, also where it becomes ours with these steps.
+    """
+    endpoints = {item.ref for item in found if item.ref.type == "endpoint"}
+    anew = {step.ref for step in steps if step.action == "create"}
+    used = {
+        ref
+        for step in steps
+        if step.action != "create"
+        for ref in resources_of(experiment, step) | step.old
+        if control.describe(ref) is not None
+    }
+    lost = group(anew, found) - group(endpoints - anew, found)
+    return frozenset({item.ref for item in found} - lost | used)
 
 
 # --- plan ------------------------------------------------------------------------------------------------

@@ -162,22 +162,22 @@ def plan(found: Collection[Found], selection: Selection, now: datetime | None = 
 def _expired(found: Collection[Found], now: datetime) -> list[Found]:
     past = {item.ref for item in found if item.expires is not None and is_past(item.expires, now)}
     alive = {item.ref for item in found if item.ref.type == "endpoint"} - past
-    going = _group(past, found) - _group(alive, found)
+    going = group(past, found) - group(alive, found)
     return [item for item in found if item.ref in going]
 
 
 def _orphans(found: Collection[Found], now: datetime) -> list[Found]:
     alive = {item.ref for item in found if item.ref.type == "endpoint" and item.status != "Failed"}
-    kept = _group(alive, found)
+    kept = group(alive, found)
     old = {item.ref for item in found if item.created is None or is_past(item.created, now - YOUNG)}
     return [item for item in found if item.ref in old - kept]
 
 
-def _group(refs: Collection[Ref], found: Collection[Found]) -> set[Ref]:
+def group(refs: Collection[Ref], found: Collection[Found]) -> set[Ref]:
     """The refs, what hangs on them (components, and the scaling of those), and everything that all of them use."""
     first = {item.ref for item in found if item.uses & set(refs)}
-    group = {*refs, *first, *(item.ref for item in found if item.uses & first)}
-    return group | _closure((item for item in found if item.ref in group), found)
+    whole = {*refs, *first, *(item.ref for item in found if item.uses & first)}
+    return whole | _closure((item for item in found if item.ref in whole), found)
 
 
 def _closure(items: Iterable[Found], found: Collection[Found]) -> set[Ref]:

@@ -16,6 +16,7 @@ import pytest
 
 from ragctl import deploy, deployment, teardown
 from ragctl.adapters import aws
+from ragctl.lease import hold
 from ragctl.state import LocalState
 from tests.cli import Ended, experiment, ragctl, write_docs
 from tests.deployments import EMBEDDER, ROLE, Region, environment, region_in
@@ -230,6 +231,58 @@ def test_models_that_were_up_before_stay_up(place: Place) -> None:
     assert record is not None
     assert record.models["embedding"].ready
     assert "were up before this run, and stay" in done.err
+
+
+def test_an_endpoint_that_failed_before_and_is_made_anew_goes_as_well(place: Place) -> None:
+    """It costs from this run on, whatever was there under its name."""
+    region = place.region
+    region.deploy(region.experiment())
+    region.control.thing("endpoint/ragctl-test-embedding").status = "Failed"
+    done = place.run("--json")
+    assert done.status == 0, done.err
+    assert {r["action"] for r in done.json["stages"]["teardown"]["resources"]} == {"deleted"}
+    assert place.left == []
+
+
+def taken_over(place: Place, embedding: str) -> Ended:
+    """A run that takes the endpoint "theirs" over."""
+    return place.run(
+        "--json", "--set", f"embedding={embedding}", "--set", "deployment.embedding.take_over=true"
+    )
+
+
+def test_an_endpoint_that_is_taken_over_stays_up(place: Place) -> None:
+    """It is ours to remove from then on, and was there before the run."""
+    place.region.made_by_hand()
+    before = place.left
+    done = taken_over(place, "{kind: sagemaker, endpoint: theirs, family: tei}")
+    assert done.status == 0, done.err
+    assert done.json["stages"]["teardown"]["resources"] == []
+    assert place.left == before
+    record, _ = deployment.read(LocalState(place.region.state), "test")
+    assert record is not None
+    assert deployment.Ref("endpoint", "theirs") in record.resources
+
+
+def test_an_endpoint_of_another_experiment_that_is_taken_over_stays_up(place: Place) -> None:
+    """With its config and model, which are the very ones that this experiment would have made."""
+    state = str(place.region.state / "theirs")
+    theirs = place.region.experiment(name="other", embedding=EMBEDDER | {"endpoint": "theirs"}, state=state)
+    place.region.deploy(theirs)
+    before = place.left
+    done = taken_over(place, "{kind: sagemaker, model: gte-qwen2, endpoint: theirs}")
+    assert done.status == 0, done.err
+    assert {r["action"] for r in done.json["stages"]["deploy-models"]["resources"]} == {"kept"}
+    assert place.left == before
+
+
+def test_what_another_deploys_meanwhile_is_left_alone(place: Place) -> None:
+    """The lease is held: exit 7, and nothing was begun that would have to be removed."""
+    with hold(LocalState(place.region.state), deployment.lease_name("test"), "deploy-models"):
+        done = place.run("--json")
+    assert done.status == 7, done.err
+    assert done.json["stages"] == {}
+    assert {name for name, _ in place.region.control.requests if name.startswith("Delete")} == set()
 
 
 @pytest.mark.parametrize(

@@ -21,8 +21,11 @@ from ragctl.commands.options import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from ragctl.config import Experiment
     from ragctl.deploy import Outcome
+    from ragctl.deploy_plan import Step
 
 
 def command(
@@ -71,9 +74,14 @@ def _show_nothing(experiment: Experiment, output: Output) -> None:
 
 
 def perform(
-    experiment: Experiment, output: Output, *, replace: bool, dry_run: bool
+    experiment: Experiment,
+    output: Output,
+    *,
+    replace: bool,
+    dry_run: bool,
+    begin: Callable[[Sequence[Step]], None] = lambda _: None,
 ) -> tuple[Outcome, str | None]:
-    """What became of the models, and where the record of the run is."""
+    """What became of the models, and where the record of the run is. `begin`: see `deploy`; a dry run begins nothing."""
     from ragctl import deployment
     from ragctl.commands.progress import stopping_on_signals
     from ragctl.commands.recording import recording
@@ -91,7 +99,9 @@ def perform(
         stopping_on_signals(stop),
     ):
         try:
-            outcome = deploy(experiment, means, replace_differing=replace, stop=stop, tell=teller(output))
+            outcome = deploy(
+                experiment, means, replace_differing=replace, stop=stop, tell=teller(output), begin=begin
+            )
         except Interrupted:
             raise KeyboardInterrupt from None
         run.finish("done", payload(outcome))

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,6 +14,7 @@ from ragctl.commands.options import Config, DryRun, Json, LogJson, Output, Quiet
 if TYPE_CHECKING:
     from ragctl.config import Experiment
     from ragctl.datasets import Question
+    from ragctl.deploy_plan import Step
     from ragctl.deployment import Ref
     from ragctl.errors import PartialFailure
 
@@ -131,22 +132,31 @@ class _Run:
         """The models are up within the block, and those that it brought up are gone after it."""
         from ragctl import teardown
         from ragctl.commands import deploy_models
-        from ragctl.deploy_plan import wants_models
+        from ragctl.deploy_plan import standing, wants_models
 
         if not wants_models(self.experiment):
             yield
             return
-        before = {item.ref for item in teardown.models(self.experiment).found}
+        stays: frozenset[Ref] | None = None  # None: nothing is begun, so nothing is to be removed
+
+        def begin(steps: Sequence[Step]) -> None:
+            nonlocal stays
+            before = teardown.models(self.experiment)
+            stays = standing(self.experiment, before.control, before.found, steps)
+
         try:
-            outcome, path = deploy_models.perform(self.experiment, self.output, replace=False, dry_run=False)
+            outcome, path = deploy_models.perform(
+                self.experiment, self.output, replace=False, dry_run=False, begin=begin
+            )
             self._say(
                 "deploy-models", deploy_models.payload(outcome), lambda: deploy_models.show(outcome, path)
             )
             yield
         finally:
-            self._remove_models(before)
+            if stays is not None:
+                self._remove_models(stays)
 
-    def _remove_models(self, before: Collection[Ref]) -> None:
+    def _remove_models(self, stays: Collection[Ref]) -> None:
         import threading
         from dataclasses import replace
 
@@ -160,20 +170,20 @@ class _Run:
         prices, where = cost.load(open_state(self.experiment)), region(self.experiment)
         with stopping_on_signals(threading.Event()), recording("teardown", self.experiment) as run:
             found = teardown.models(self.experiment)
-            ours = tuple(item for item in found.planned if item.ref not in before)
+            ours = tuple(item for item in found.planned if item.ref not in stays)
             outcome = teardown.remove_models(
                 replace(found, planned=ours),
                 lambda kind: prices.instance(kind, where),
                 teller(self.output),
-                keep=before,
+                keep=stays,
             )
             resources = [asdict(resource) for resource in outcome]
             run.finish("done", {"resources": resources})
         self._say(
             "teardown", {"run": str(run.path), "resources": resources}, lambda: _show_removed(resources)
         )
-        if before:
-            self.output.say(f"{len(before)} resources of models were up before this run, and stay")
+        if stays:
+            self.output.say(f"{len(stays)} resources of models were up before this run, and stay")
 
     # --- index, ingest, eval -----------------------------------------------------------------------------
 
