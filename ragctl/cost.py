@@ -6,6 +6,7 @@ Prices come from the table in the package and, over it, from what `refresh` fetc
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
@@ -15,11 +16,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 import yaml
 
-from ragctl.errors import StateError
+from ragctl.errors import ServiceError, StateError
 
 if TYPE_CHECKING:
     from ragctl.config import Experiment
     from ragctl.state import State
+
+log = logging.getLogger("ragctl.cost")
 
 NAME: Final = "prices.json"
 SCHEMA: Final = "ragctl.prices/1"
@@ -129,12 +132,23 @@ def load(state: State) -> Prices:
     return Prices(regions)
 
 
+def at_hand(state: State) -> Prices:
+    """As `load`, for what must be done without them as well: what cannot be read is unknown, and a warning."""
+    try:
+        return load(state)
+    except ServiceError as error:
+        log.warning("prices are unknown: %s", error)
+        return Prices()
+
+
 def _read(data: bytes) -> dict[str, Any]:
     document = json.loads(data)
     if document["schema"] != SCHEMA:
         raise ValueError(document["schema"])
     for fetched in document["regions"].values():
         date.fromisoformat(fetched["read"])
+        for usd in fetched.get("instances", {}).values():
+            float(usd)
     regions: dict[str, Any] = document["regions"]
     return regions
 

@@ -32,6 +32,7 @@ TTL_S = 60.0  # a holder that has been silent for so long has lost it
 BEATS = 4  # renewals in that time
 SKEW_S = 900.0  # by which clocks may differ: S3 refuses the requests of one that is off by more
 YEAR_10000_S = 253_402_300_800.0  # the first moment that no calendar here knows
+_let_go: set[str] = set()  # leases of this process that it gave back, though their files still say otherwise
 POLL_S = 0.1  # how soon a run that waits notices that it is told to stop
 
 
@@ -119,6 +120,7 @@ class Lease:
         try:
             self._save(replace(self._holder, expires=0.0))
         except (Conflict, RagctlError) as error:
+            _let_go.add(self._holder.id)
             log.warning("lease not given back, it will expire: %s", error)
 
     def remove(self) -> None:
@@ -247,7 +249,7 @@ def held_by(state: State, name: str) -> Holder | None:
     """Who holds the lease `name` just now; None: nobody."""
     found = state.read(name)
     current = decode(found.data) if found else None
-    return None if current is None or _is_over(current) or _is_dead(current) else current
+    return None if current is None or _is_over(current) or _is_free(current) else current
 
 
 def decode(data: bytes) -> Holder | None:
@@ -285,7 +287,7 @@ def _ourselves(command: str, *, fence: int, ttl_s: float) -> Holder:
 
 def _patience(holder: Holder, ttl_s: float, *, is_renewed: bool) -> float:
     """For how long we must have seen that nobody renews a lease before we may take it; `is_renewed`: we saw that."""
-    if holder.expires == 0 or _is_dead(holder):
+    if _is_free(holder):
         return 0.0
     if not _is_over(holder):
         return ttl_s
@@ -304,6 +306,11 @@ def _is_over(holder: Holder) -> bool:
 def _is_here(holder: Holder) -> bool:
     """Whether the holder's pid is one that we can look up. Containers may share a name and not their processes."""
     return holder.host == socket.gethostname() and holder.space in ("", _space()) and bool(holder.started)
+
+
+def _is_free(holder: Holder) -> bool:
+    """Whether it was given back, or left behind."""
+    return holder.expires == 0 or holder.id in _let_go or _is_dead(holder)
 
 
 def _is_dead(holder: Holder) -> bool:

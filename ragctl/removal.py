@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("ragctl.removal")
 
 BUCKET: Final = "vector bucket"
-RECORD: Final = "deployment record"
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,18 +187,20 @@ class ModelsPart:
             return []
         recorded = self._record("deleted")
         outcome = teardown.with_costs(teardown.take_down(self._found, tell), self._found, self._price)
+        if any(resource.type == teardown.RECORD for resource in outcome):
+            return outcome
         return [*outcome, *(self._record("kept", "names what is left") or recorded)]
 
     def _record(self, action: str, status: str = "") -> list[Resource]:
         record, _ = deployment.read(self._found.state, self._found.stack)
         if record is None or not self._found.whole_stack:
             return []
-        return [Resource(RECORD, deployment.record_name(self._found.stack), action, status)]
+        return [Resource(teardown.RECORD, deployment.record_name(self._found.stack), action, status)]
 
     def _price(self, instance_type: str) -> Price | None:
         from ragctl.adapters.aws import region
 
-        return _prices(self._found.state).instance(instance_type, region(self._experiment))
+        return cost.at_hand(self._found.state).instance(instance_type, region(self._experiment))
 
 
 # --- indexes and their bucket ----------------------------------------------------------------------------
@@ -355,14 +356,5 @@ def _storage_cost(experiment: Experiment, state: State) -> str:
         return ""
     from ragctl.adapters.aws import region
 
-    prices = _prices(state).s3vectors(region(experiment))
+    prices = cost.at_hand(state).s3vectors(region(experiment))
     return f"costs ${prices.storage_gb_month:g} a GB and month" if prices else "costs an unknown price"
-
-
-def _prices(state: State) -> cost.Prices:
-    """The prices; a damaged file of them keeps nothing from being removed."""
-    try:
-        return cost.load(state)
-    except StateError as error:
-        log.warning("prices are unknown: %s", error)
-        return cost.Prices()

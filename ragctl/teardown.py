@@ -9,16 +9,18 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 from ragctl import deployment
 from ragctl.blueprint import name_prefix
 from ragctl.cost import per_hour
 from ragctl.deployment import CREATED_TAG, EXPIRES_TAG, KINDS, STACK_TAG, Record, Ref, is_past, scaling_of
-from ragctl.errors import PermissionDenied, ServiceError, Throttled
+from ragctl.errors import LeaseHeld, PermissionDenied, ServiceError, Throttled
 from ragctl.indexes import Resource
 from ragctl.lease import hold
 
@@ -38,6 +40,7 @@ BUSY: Final = ("Creating", "Updating", "SystemUpdating", "RollingBack")
 WAIT: Final = (
     "an endpoint that is Creating can be deleted once it has failed or is in service (up to an hour): "
 )
+RECORD: Final = "deployment record"
 STILL: Final = "still"
 AGAIN: Final = "run this command again"
 YOUNG: Final = timedelta(hours=1)  # a model without an endpoint may be one that is being deployed right now
@@ -350,17 +353,42 @@ def take_down(
     refs = {item.ref for item in found.planned}
     if not found.whole_stack:
         outcome = remove(found.control, refs - set(keep), tell=tell)
-        record, _ = deployment.read(found.state, found.stack)
-        if record is not None and record.resources & gone(outcome):
-            with hold(found.state, deployment.lease_name(found.stack), "teardown"):
-                _forget(found, gone(outcome))
-        return outcome
-    with hold(found.state, deployment.lease_name(found.stack), "teardown"):
+        return [*outcome, *_record_left(found, partial(_forget_some, found, gone(outcome)))]
+    with _lease(found):
         record, _ = deployment.read(found.state, found.stack)
         refs |= record.resources if record else set()  # absent ones leave the record as well
         outcome = remove(found.control, refs - set(keep), tell=tell)
-        _forget(found, gone(outcome))
-    return outcome
+        return [*outcome, *_record_left(found, partial(_forget, found, gone(outcome)))]
+
+
+@contextmanager
+def _lease(found: Models) -> Iterator[None]:
+    """Hold the lease of the deployment. A full disk keeps nothing up that costs: where nobody else is seen to hold the
+    lease and it cannot be written, there is a warning, and whoever deploys now finds out by what is gone.
+    """
+    with ExitStack() as held:
+        try:
+            held.enter_context(hold(found.state, deployment.lease_name(found.stack), "teardown"))
+        except ServiceError as error:
+            log.warning("removing models without a lease: %s", error)
+        yield
+
+
+def _record_left(found: Models, bring_up_to_date: Callable[[], None]) -> list[Resource]:
+    """The record as something that is left, where it still names what is gone."""
+    try:
+        bring_up_to_date()
+    except (ServiceError, LeaseHeld) as error:
+        return [Resource(RECORD, deployment.record_name(found.stack), "left", error.message)]
+    return []
+
+
+def _forget_some(found: Models, refs: frozenset[Ref]) -> None:
+    """As `_forget`, under the lease, where the record names any of what is gone."""
+    record, _ = deployment.read(found.state, found.stack)
+    if record is not None and record.resources & refs:
+        with hold(found.state, deployment.lease_name(found.stack), "teardown"):
+            _forget(found, refs)
 
 
 def _forget(found: Models, refs: frozenset[Ref]) -> None:

@@ -91,6 +91,13 @@ def experiment(folder: Path, **sections: object) -> Path:
     return path
 
 
+def block(folder: Path) -> None:
+    """Have nothing more be written below `folder`, whoever asks; the root user may write where rights say no."""
+    if folder.exists():
+        folder.rename(folder.with_name(f"{folder.name}-before"))
+    folder.write_text("in the way")
+
+
 def write_docs(folder: Path, texts: Mapping[str, str]) -> Path:
     """Files below `folder/docs`."""
     for name, text in texts.items():

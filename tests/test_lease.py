@@ -60,6 +60,18 @@ def test_a_lease_that_was_given_back_is_free(state: LocalState) -> None:
         assert second.fence == first.fence + 1
 
 
+def test_a_lease_that_cannot_be_given_back_does_not_keep_its_own_process_out(state: LocalState) -> None:
+    """A full disk: what this process does next, with room or without, meets no lease but that of others."""
+    lock = state.folder / ".lock"
+    with hold(state, NAME, "deploy-models"):
+        lock.unlink()
+        lock.mkdir()
+    assert held_by(state, NAME) is None
+    lock.rmdir()
+    with hold(state, NAME, "teardown"):
+        assert held_by(state, NAME) is not None
+
+
 def test_a_waiting_run_gets_the_lease_when_it_is_given_back(state: LocalState) -> None:
     """--wait outlasts the run before."""
     first = acquire(state, NAME, "ingest", wait_s=0)

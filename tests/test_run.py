@@ -18,7 +18,7 @@ from ragctl import deploy, deployment, teardown
 from ragctl.adapters import aws
 from ragctl.lease import hold
 from ragctl.state import LocalState
-from tests.cli import Ended, experiment, ragctl, write_docs
+from tests.cli import Ended, block, experiment, ragctl, write_docs
 from tests.deployments import EMBEDDER, ROLE, Region, environment, region_in
 from tests.servers.http import Fault
 from tests.servers.sagemaker_things import Fate
@@ -211,6 +211,55 @@ def test_interrupted_while_it_ingests(place: Place, signals: int) -> None:
         process.send_signal(signal.SIGINT)
     done = place.interrupt(process, signal.SIGINT, under_way)
     assert done.status == 130, done.err
+    assert place.left == []
+
+
+def full_disk(state: LocalState) -> None:
+    """Have no more files be written in a local state location."""
+    lock = state.folder / ".lock"
+    lock.unlink()
+    lock.mkdir()
+
+
+def test_without_a_place_for_reports_nothing_is_deployed(place: Place) -> None:
+    """Exit 8 before anything is paid for."""
+    block(place.config.parent / "runs")
+    done = place.run()
+    assert done.status == 8, done.err
+    assert "runs: cannot make a folder for the run" in done.err
+    assert [name for name, _ in place.region.control.requests if name.startswith("Create")] == []
+
+
+def test_a_disk_that_fills_once_the_models_are_up(place: Place) -> None:
+    """No report, no lease and no record can be written any more, and prices cannot be read: the models go."""
+    state = LocalState(place.region.state)
+
+    def fill(operation: str) -> None:
+        if operation == "CreateEndpoint":
+            block(place.config.parent / "runs")
+            state.overwrite("prices.json", b"{")
+            full_disk(state)
+
+    place.region.control.after_call = fill
+    done = place.run("--json")
+    assert done.status == 8, done.err
+    assert place.left == []
+    assert {resource["action"] for resource in done.json["stages"]["teardown"]["resources"]} == {"deleted"}
+    assert deployment.read(state, "test") == (None, None)
+
+
+def test_a_report_that_cannot_be_written_is_told_after_a_run_that_went_well(place: Place) -> None:
+    """Exit 8: all is done, and its record is not what it should be."""
+
+    def fill(operation: str) -> None:
+        if operation == "DeleteEndpoint":
+            block(place.config.parent / "runs")
+
+    place.region.control.after_call = fill
+    done = place.run("--json")
+    assert done.status == 8, done.err
+    assert list(done.json["stages"])[-2:] == ["eval", "teardown"]
+    assert "run.json: cannot be written" in done.err.splitlines()[-2]
     assert place.left == []
 
 

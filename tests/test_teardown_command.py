@@ -20,7 +20,7 @@ from ragctl.adapters.sagemaker_control import ControlPlane
 from ragctl.deployment import EXPIRES_TAG, Ref
 from ragctl.lease import hold
 from ragctl.state import LocalState
-from tests.cli import Ended, experiment, in_process, ragctl, write_docs
+from tests.cli import Ended, block, experiment, in_process, ragctl, write_docs
 from tests.deployments import EMBEDDER, ROLE, Region, region_at_hand, resolve
 from tests.servers.clients import connect
 from tests.servers.http import Fault
@@ -423,6 +423,66 @@ def test_an_account_that_may_not_be_searched(account: Account) -> None:
     assert (ended.status, ended.out) == (8, "")
     assert "allow tag:GetResources" in ended.err
     assert len(account.models) == 3
+
+
+# --- on a disk that is full or damaged -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scope", ["--models", "--expired", "--all"])
+def test_without_a_place_for_its_report_it_removes_all_the_same(full: Account, scope: str) -> None:
+    """What costs by the hour goes; the report that is missing is told twice, and exit 8 at the end."""
+    for path in full.models:
+        full.region.control.thing(path).tags[EXPIRES_TAG] = PAST
+    block(full.config.parent / "runs")
+    ended = full.teardown(scope, "--yes", "--json")
+    assert (ended.status, full.models) == (8, [])
+    assert actions(ended)["endpoint"] == "deleted"
+    assert ended.json["run"] is None
+    told = "runs: cannot make a folder for the run"
+    assert told in ended.err.splitlines()[0]
+    assert ended.err.splitlines()[0].endswith("going on without a report")
+    assert ended.err.splitlines()[-2].startswith("ragctl: error: ")
+    assert told in ended.err.splitlines()[-2]
+    assert full.teardown(scope, "--yes").status == 0  # nothing is to be removed, so nothing to be reported
+
+
+def test_prices_that_are_damaged(full: Account) -> None:
+    """Unknown, with a warning: also where only one of them is none."""
+    regions = {"eu-west-1": {"read": "2026-01-01", "instances": {"ml.g5.2xlarge": "many"}}}
+    LocalState(full.region.state).overwrite(
+        "prices.json", json.dumps({"schema": "ragctl.prices/1", "regions": regions}).encode()
+    )
+    ended = full.teardown("--models", "--yes")
+    assert (ended.status, full.models) == (0, [])
+    assert "prices are unknown" in ended.err
+
+
+def test_a_state_location_that_cannot_be_written(full: Account) -> None:
+    """No lease can be taken, and nobody can take one: the models go, and the record, which needs no place."""
+    lock = full.region.state / ".lock"
+    lock.unlink()
+    lock.mkdir()
+    ended = full.teardown("--models", "--yes")
+    assert (ended.status, full.models) == (0, [])
+    assert "removing models without a lease" in ended.err
+    assert "deployment-test.json" not in full.files
+
+
+def test_a_record_that_cannot_be_brought_up_to_date(full: Account) -> None:
+    """Exit 8: what is gone is told as gone, and the record as left."""
+    denied = Fault("error", "DeleteModel", 400, "AccessDeniedException", "not allowed", times=None)
+    full.region.control.faults.add(denied)
+    lock = full.region.state / ".lock"
+    lock.unlink()
+    lock.mkdir()
+    ended = full.teardown("--models", "--yes", "--json")
+    assert ended.status == 8
+    assert actions(ended) == {
+        "endpoint": "deleted",
+        "endpoint-config": "deleted",
+        "model": "left",
+        "deployment record": "left",
+    }
 
 
 # --- what stays ------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ragctl.datasets import Question
     from ragctl.deploy_plan import Step
     from ragctl.deployment import Ref
-    from ragctl.errors import PartialFailure
+    from ragctl.errors import PartialFailure, StateError
 
 # "ragctl.run/1" is the record that every command leaves.
 SCHEMA = "ragctl.run-command/1"
@@ -153,10 +153,12 @@ class _Run:
             )
             yield
         finally:
-            if stays is not None:
-                self._remove_models(stays)
+            unwritten = None if stays is None else self._remove_models(stays)
+        if unwritten is not None:
+            raise unwritten
 
-    def _remove_models(self, stays: Collection[Ref]) -> None:
+    def _remove_models(self, stays: Collection[Ref]) -> StateError | None:
+        """Why its report is not written, when all else is done: that keeps no model up."""
         import threading
         from dataclasses import replace
 
@@ -164,11 +166,14 @@ class _Run:
         from ragctl.adapters.aws import region
         from ragctl.commands.deploy_models import teller
         from ragctl.commands.progress import stopping_on_signals
-        from ragctl.commands.recording import recording
+        from ragctl.commands.recording import recording_if_possible
         from ragctl.state import open_state
 
-        prices, where = cost.load(open_state(self.experiment)), region(self.experiment)
-        with stopping_on_signals(threading.Event()), recording("teardown", self.experiment) as run:
+        prices, where = cost.at_hand(open_state(self.experiment)), region(self.experiment)
+        with (
+            stopping_on_signals(threading.Event()),
+            recording_if_possible("teardown", self.experiment) as record,
+        ):
             found = teardown.models(self.experiment)
             ours = tuple(item for item in found.planned if item.ref not in stays)
             outcome = teardown.remove_models(
@@ -178,12 +183,11 @@ class _Run:
                 keep=stays,
             )
             resources = [asdict(resource) for resource in outcome]
-            run.finish("done", {"resources": resources})
-        self._say(
-            "teardown", {"run": str(run.path), "resources": resources}, lambda: _show_removed(resources)
-        )
+            record.finish("done", {"resources": resources})
+        self._say("teardown", {"run": record.path, "resources": resources}, lambda: _show_removed(resources))
         if stays:
             self.output.say(f"{len(stays)} resources of models were up before this run, and stay")
+        return record.fault
 
     # --- index, ingest, eval -----------------------------------------------------------------------------
 

@@ -19,7 +19,7 @@ from ragctl.commands.options import (
     load,
     setup,
 )
-from ragctl.commands.recording import recording
+from ragctl.commands.recording import Attempt, recording_if_possible
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -88,24 +88,32 @@ def command(
         orphans=orphans,
     )
     plan = removal.plan(experiment, scope)
-    resources, run = plan.resources, None
+    resources, record = plan.resources, Attempt()
     going = [f"{resource.type} {resource.name}" for resource in resources if resource.action == "delete"]
     if going and not dry_run:
         confirm(f"Remove {', '.join(going)}?", yes=yes)
-        resources, run = _carry_out(experiment, plan, output)
-    document = {"schema": "ragctl.teardown/1", "run": run, "resources": [asdict(r) for r in resources]}
-    output.result(document, lambda: _show(resources, run))
+        resources, record = _carry_out(experiment, plan, output)
+    document = {
+        "schema": "ragctl.teardown/1",
+        "run": record.path,
+        "resources": [asdict(resource) for resource in resources],
+    }
+    output.result(document, lambda: _show(resources, record.path))
     scope.refuse_what_is_left(resources)
+    if record.fault is not None:
+        raise record.fault
 
 
-def _carry_out(experiment: Experiment, plan: Removal, output: Output) -> tuple[list[Resource], str]:
+def _carry_out(experiment: Experiment, plan: Removal, output: Output) -> tuple[list[Resource], Attempt]:
+    """What became of the plan. That no report can be written keeps nothing up that is paid for by the hour."""
     from ragctl.commands.deploy_models import teller
 
-    with recording("teardown", experiment) as run:
+    with recording_if_possible("teardown", experiment) as record:
         resources = plan.carry_out(teller(output))
         left = any(resource.action == "left" for resource in resources)
-        run.finish("failed" if left else "done", {"resources": [asdict(resource) for resource in resources]})
-    return resources, str(run.path)
+        words = {"resources": [asdict(resource) for resource in resources]}
+        record.finish("failed" if left else "done", words)
+    return resources, record
 
 
 def _show(resources: Sequence[Resource], run: str | None) -> None:
