@@ -1,7 +1,7 @@
 """All that an experiment made, and how it goes away: what costs by the hour first, what others are found by last.
 
 `plan` looks and changes nothing; `Removal.carry_out` acts part by part, looks again, and says what is left. What a
-service refuses of one part keeps no other part from going.
+service refuses of one part, be it only to say what is there, keeps no other part from going.
 """
 
 from __future__ import annotations
@@ -10,15 +10,18 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import cache, partial
 from typing import TYPE_CHECKING, Final, Protocol
 
 from ragctl import cost, deployment, teardown, tenancy
 from ragctl.adapters import open_store, s3vectors_store
+from ragctl.backends import Deployment
+from ragctl.config import Aws
 from ragctl.deploy_plan import wants_models
 from ragctl.errors import ConfigError, LeaseHeld, Refused, ServiceError, StateError
 from ragctl.indexes import Resource, named
 from ragctl.lease import held_by, hold
-from ragctl.leftover_files import CachePart, StatePart
+from ragctl.leftover_files import CACHE, CachePart, StatePart
 from ragctl.state import lease_name, ledger_name, open_state
 
 if TYPE_CHECKING:
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("ragctl.removal")
 
 BUCKET: Final = "vector bucket"
+MODELS: Final = "models"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +70,7 @@ class Scope:
             raise ConfigError("--only says which index to remove", hint="say --index --only NAME")
 
     def refuse_what_is_left(self, outcome: Sequence[Resource]) -> None:
-        """Raise ServiceError naming what still exists, Refused where the bucket that was asked for is kept."""
+        """Raise ServiceError naming what still exists or may, Refused where the bucket that was asked for is kept."""
         teardown.refuse_leftovers(outcome)
         for resource in outcome:
             if self.bucket and resource.type == BUCKET and resource.action == "kept":
@@ -79,7 +83,7 @@ class Part(Protocol):
     """One kind of thing that is to go."""
 
     def leases(self) -> list[str]: ...  # in the state location; nobody else may hold them
-    def plan(self) -> list[Resource]: ...  # action: "delete", "absent" or "kept"
+    def plan(self) -> list[Resource]: ...  # action: "delete", "absent" or "kept"; ServiceError
     def remove(self, tell: Callable[[str], None]) -> list[Resource]: ...  # or "deleted", "left"
 
 
@@ -96,7 +100,8 @@ class Removal:
         return [resource for _, planned in self.parts for resource in planned]
 
     def carry_out(self, tell: Callable[[str], None] = lambda _: None) -> list[Resource]:
-        """Remove what is planned; what still exists then is "left", with the reason and its cost in the status.
+        """Remove what is planned; what still exists then is "left", with the reason and its cost in the status, and
+        what could not be looked at "unknown".
 
         Raises LeaseHeld, before anything is removed, while another run works with one of the parts.
         """
@@ -110,43 +115,124 @@ class Removal:
 
 
 def plan(experiment: Experiment, scope: Scope) -> Removal:
-    """What is there to be removed. Raises ConfigError for a scope that makes no sense for the experiment."""
+    """What is there to be removed; what could not be looked at is "unknown", with the reason in its status.
+
+    Raises ConfigError for a scope that makes no sense for the experiment, and ServiceError where nothing of it could
+    be looked at.
+    """
     scope.check()
     state = open_state(experiment)
-    parts = _account_parts(experiment, scope) if scope.of_account else _parts(experiment, scope, state)
-    return Removal(state, [(part, part.plan()) for part in parts])
+    asked = _account_parts(experiment, scope) if scope.of_account else _parts(experiment, scope, state)
+    parts = [each.look() for each in asked]
+    errors = [part.error for part, _ in parts if isinstance(part, ToldPart) and part.error]
+    if errors and len(errors) == len(parts):
+        raise errors[0]
+    return Removal(state, parts)
 
 
-def _account_parts(experiment: Experiment, scope: Scope) -> Iterator[Part]:
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A part that is asked for, by what it is called, and how to get at it: `make` may have to ask a service."""
+
+    type: str
+    name: str
+    make: Callable[[], Part]
+
+    def look(self) -> tuple[Part, list[Resource]]:
+        """The part with its plan. One that cannot be looked at keeps no other from going."""
+        try:
+            part = self.make()
+            return part, part.plan()
+        except ServiceError as error:
+            why = "; ".join(filter(None, (error.message, error.hint)))
+            unseen = ToldPart(Resource(self.type, self.name, "unknown", why), error)
+            return unseen, unseen.plan()
+
+
+@dataclass(frozen=True, slots=True)
+class ToldPart:
+    """What is only told and left alone; `error`: why it could not be looked at."""
+
+    resource: Resource
+    error: ServiceError | None = None
+
+    def leases(self) -> list[str]:
+        """None: nothing is done."""
+        return []
+
+    def plan(self) -> list[Resource]:
+        """See `Part`; here "unknown" or "skipped"."""
+        return [self.resource]
+
+    def remove(self, tell: Callable[[str], None]) -> list[Resource]:
+        """See `Part`."""
+        tell(f"{self.resource.type} {self.resource.name}: {self.resource.action}")
+        return self.plan()
+
+
+def _account_parts(experiment: Experiment, scope: Scope) -> Iterator[Asked]:
     wanted: dict[teardown.Selection, bool] = {"expired": scope.expired, "orphans": scope.orphans}
-    yield ModelsPart(experiment, [selection for selection, asked in wanted.items() if asked])
+    selections = [selection for selection, asked in wanted.items() if asked]
+    yield Asked(MODELS, "of the account and region", partial(ModelsPart, experiment, selections))
 
 
-def _parts(experiment: Experiment, scope: Scope, state: State) -> Iterator[Part]:
+def _parts(experiment: Experiment, scope: Scope, state: State) -> Iterator[Asked]:
     with_models, with_indexes = scope.models or scope.everything, scope.index or scope.everything
     indexes = named(experiment, scope.only)
-    each = {index.store.index: tenancy.per_index(index, state) for index in indexes}
-    going = (
-        frozenset(one.store.index for ones in each.values() for one in ones) if with_indexes else frozenset()
-    )
-    if with_models and _may_have_models(experiment, state):
-        yield ModelsPart(experiment, ["stack"])
+
+    @cache
+    def each() -> dict[str, list[Experiment]]:
+        return {index.store.index: tenancy.per_index(index, state) for index in indexes}
+
+    def going() -> frozenset[str]:
+        return frozenset(one.store.index for ones in each().values() for one in ones if with_indexes)
+
+    if with_models:
+        yield from _asked_models(experiment, scope, state)
     if with_indexes:
-        yield from (_index_part(index, state) for index in indexes)
+        for index in indexes:
+            yield Asked("index", index.store.index, partial(_index_part, index, state))
     if scope.bucket or (scope.everything and experiment.store.kind == "s3vectors"):
-        yield BucketPart(experiment, going)
+        name = getattr(experiment.store, "bucket", "")
+        yield Asked(BUCKET, name, lambda: BucketPart(experiment, going()))
     if scope.state or scope.everything:
-        yield StatePart(experiment, state, each, going, models_go=with_models)
+        yield Asked(
+            "state",
+            experiment.name,
+            lambda: StatePart(experiment, state, each(), going(), models_go=with_models),
+        )
         if experiment.cache is not None:
-            yield CachePart(experiment, asked=scope.state)
+            yield Asked(CACHE, experiment.cache.path, lambda: CachePart(experiment, asked=scope.state))
 
 
-def _may_have_models(experiment: Experiment, state: State) -> bool:
-    """Whether the account has to be looked at: without models to deploy, no account is needed."""
-    return deployment.read(state, experiment.name)[0] is not None or any(
+def _asked_models(experiment: Experiment, scope: Scope, state: State) -> Iterator[Asked]:
+    """The models, where anything hints at them or they are asked for by name. An experiment that has nothing in an
+    account is removed without one; where one is named and not looked at, that is told.
+    """
+    name = experiment.name
+    told = state.read(deployment.record_name(name)) is not None or any(
         getattr(experiment, role).model is not None or getattr(experiment.deployment, role).take_over
         for role in wants_models(experiment)
     )
+    hinted = scope.models or experiment.deployment != Deployment()
+    if told or (hinted and _has_region(experiment)):
+        yield Asked(MODELS, name, partial(ModelsPart, experiment, ["stack"]))
+    elif scope.models:
+        why = "nothing names any, and no AWS region is known; to look: --set aws.region=REGION"
+        yield Asked(MODELS, name, partial(ToldPart, Resource(MODELS, name, "skipped", why)))
+    elif experiment.aws != Aws():
+        why = "nothing names any; to look all the same: --models, or --orphans in the whole account"
+        yield Asked(MODELS, name, partial(ToldPart, Resource(MODELS, name, "skipped", why)))
+
+
+def _has_region(experiment: Experiment) -> bool:
+    from ragctl.adapters.aws import region
+
+    try:
+        region(experiment)
+    except ConfigError:
+        return False
+    return True
 
 
 def _removed(part: Part, planned: Sequence[Resource], tell: Callable[[str], None]) -> list[Resource]:
@@ -192,8 +278,7 @@ class ModelsPart:
         return [*outcome, *(self._record("kept", "names what is left") or recorded)]
 
     def _record(self, action: str, status: str = "") -> list[Resource]:
-        record, _ = deployment.read(self._found.state, self._found.stack)
-        if record is None or not self._found.whole_stack:
+        if not self._found.whole_stack or deployment.read(self._found.state, self._found.stack)[0] is None:
             return []
         return [Resource(teardown.RECORD, deployment.record_name(self._found.stack), action, status)]
 

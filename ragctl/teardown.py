@@ -43,6 +43,7 @@ WAIT: Final = (
 RECORD: Final = "deployment record"
 STILL: Final = "still"
 AGAIN: Final = "run this command again"
+UNSETTLED: Final = ("left", "unknown")  # actions of resources that are there, or may be
 YOUNG: Final = timedelta(hours=1)  # a model without an endpoint may be one that is being deployed right now
 
 Selection = Literal["stack", "expired", "orphans"]
@@ -430,11 +431,12 @@ def _costs(found: Collection[Found], prices: Callable[[str], Price | None]) -> d
 
 
 def refuse_leftovers(outcome: Iterable[Resource]) -> None:
-    """Raise ServiceError naming what is left, with what its status says of it."""
-    left = [resource for resource in outcome if resource.action == "left"]
+    """Raise ServiceError naming what is left or not known to be gone, with what its status says of it."""
+    left = [resource for resource in outcome if resource.action in UNSETTLED]
     if left:
+        still = "may still exist" if any(item.action == "unknown" for item in left) else "still exist"
         lines = [f"{item.type} {item.name}: {item.status}" for item in left]
         wait = any(item.status.startswith(f"{STILL} Creating") for item in left)
         raise ServiceError(
-            "some resources still exist:\n  " + "\n  ".join(lines), hint=(WAIT if wait else "") + AGAIN
+            f"some resources {still}:\n  " + "\n  ".join(lines), hint=(WAIT if wait else "") + AGAIN
         )

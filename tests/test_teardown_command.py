@@ -425,6 +425,32 @@ def test_an_account_that_may_not_be_searched(account: Account) -> None:
     assert len(account.models) == 3
 
 
+def test_models_that_neither_config_nor_record_names_any_more(account: Account) -> None:
+    """The account is looked at when they are asked for, and when a section says how they were deployed."""
+    hashing = ("--set", "embedding={kind: hashing}")
+    for scope, sections in (("--models", ("--set", "deployment={}")), ("--all", ())):
+        assert account.run("deploy-models").status == 0
+        (account.region.state / "deployment-test.json").unlink()
+        ended = account.teardown(scope, "--yes", "--json", *hashing, *sections)
+        assert (ended.status, account.models) == (0, []), ended.err
+        assert actions(ended)["endpoint"] == "deleted"
+
+
+def test_what_is_not_looked_for_is_told(account: Account, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing names a model: where there is an account it is said how to look, and nothing is claimed."""
+    bare = ("--dry-run", "--set", "embedding={kind: hashing}", "--set", "deployment={}")
+    shown = account.teardown("--all", *bare, "--set", "aws.region=eu-west-1")
+    assert shown.out.splitlines()[0] == (
+        "models test: skipped (nothing names any; to look all the same: --models, or --orphans in the whole account)"
+    )
+    monkeypatch.delenv("AWS_DEFAULT_REGION")
+    shown = account.teardown("--models", *bare)
+    assert (shown.status, shown.out) == (
+        0,
+        "models test: skipped (nothing names any, and no AWS region is known; to look: --set aws.region=REGION)\n",
+    )
+
+
 # --- on a disk that is full or damaged -------------------------------------------------------------------
 
 
@@ -569,6 +595,64 @@ def test_an_index_that_may_not_be_deleted(full: Account) -> None:
     full.vectors.denied = set()
     assert full.teardown("--all", "--yes").status == 0
     assert (full.indexes, full.buckets, full.files) == ([], [], [])
+
+
+def test_a_store_that_cannot_be_looked_at_keeps_no_model_up(full: Account) -> None:
+    """Exit 8: what is unknown is told, and left as it is; once it can be looked at, the same command ends it."""
+    full.vectors.denied = {"GetIndex"}
+    shown = full.teardown("--all", "--dry-run", "--json")
+    assert (shown.status, actions(shown)["endpoint"], actions(shown)["index"]) == (8, "delete", "unknown")
+    ended = full.teardown("--all", "--yes", "--json")
+    assert ended.status == 8
+    found = {resource["type"]: resource for resource in ended.json["resources"]}
+    assert {kind: found[kind]["action"] for kind in ("endpoint", "index", "state file")} == {
+        "endpoint": "deleted",
+        "index": "unknown",
+        "state file": "left",
+    }
+    assert "s3vectors:GetIndex" in found["index"]["status"]
+    assert "ragctl: error: some resources may still exist:\n  index test: " in ended.err
+    assert record_of(ended)["status"] == "failed"
+    assert (full.models, full.indexes) == ([], ["test"])
+    assert "test/ledger.sqlite" in full.files
+    full.vectors.denied = set()
+    assert full.teardown("--all", "--yes").status == 0
+    assert (full.indexes, full.buckets, full.files) == ([], [], [])
+
+
+def test_where_nothing_can_be_looked_at_the_reason_is_the_error(full: Account) -> None:
+    """With what is to be done about it."""
+    full.vectors.denied = {"GetIndex"}
+    ended = full.teardown("--index", "--yes")
+    assert (ended.status, ended.out) == (8, "")
+    assert "s3vectors:GetIndex" in ended.err
+    assert "some resources" not in ended.err
+
+
+def test_a_list_of_tenants_that_is_damaged_keeps_no_model_up(full: Account) -> None:
+    """Nobody knows which indexes there are, so they, their bucket and what is told of them stay."""
+    LocalState(full.region.state).overwrite("test/tenants.json", b"{")
+    source = '[{"kind": "local", "name": "docs", "path": "docs", "metadata": {"customer": "acme"}}]'
+    tenancy = 'tenancy={"key": "customer", "layout": "index"}'
+    tenants = ("--set", f"sources={source}", "--set", tenancy)
+    ended = full.teardown("--all", "--yes", "--json", *tenants)
+    assert ended.status == 8, ended.err
+    found = {resource["type"]: resource["action"] for resource in ended.json["resources"]}
+    assert found["endpoint"] == "deleted"
+    assert {found[kind] for kind in ("index", "vector bucket", "state")} == {"unknown"}
+    assert "test/tenants.json: is damaged" in ended.err
+    assert (full.models, full.indexes) == ([], ["test"])
+
+
+def test_an_account_without_models_to_look_at_keeps_no_index(full: Account) -> None:
+    """The other way round: a deployment record that is damaged."""
+    LocalState(full.region.state).overwrite("deployment-test.json", b"{")
+    ended = full.teardown("--all", "--yes", "--json")
+    assert ended.status == 8, ended.err
+    found = {resource["type"]: resource["action"] for resource in ended.json["resources"]}
+    assert (found["models"], found["index"]) == ("unknown", "deleted")
+    assert (len(full.models), full.indexes) == (3, [])
+    assert "deployment-test.json" in full.files
 
 
 def test_what_an_index_costs_where_that_is_known(full: Account) -> None:

@@ -107,10 +107,11 @@ def command(
 def _carry_out(experiment: Experiment, plan: Removal, output: Output) -> tuple[list[Resource], Attempt]:
     """What became of the plan. That no report can be written keeps nothing up that is paid for by the hour."""
     from ragctl.commands.deploy_models import teller
+    from ragctl.teardown import UNSETTLED
 
     with recording_if_possible("teardown", experiment) as record:
         resources = plan.carry_out(teller(output))
-        left = any(resource.action == "left" for resource in resources)
+        left = any(resource.action in UNSETTLED for resource in resources)
         words = {"resources": [asdict(resource) for resource in resources]}
         record.finish("failed" if left else "done", words)
     return resources, record
