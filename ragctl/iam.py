@@ -225,6 +225,9 @@ def _deployment() -> Iterator[Right]:
     yield _right(part, (DEPLOY,), "AddTags DeleteTags", *DEPLOYED, service=service)
     yield _right(part, (DEPLOY,), "UpdateEndpoint", *DEPLOYED[1:3], service=service, when="with --replace")
     yield _right(part, finds, " ".join(f"List{kind}s" for kind in kinds), ANY, service=service)
+    kept = "tells what endpoints of others use, for --expired and --orphans: else configs and models stay"
+    of_others = "DescribeEndpoint DescribeEndpointConfig DescribeInferenceComponent"
+    yield _right(part, (STATUS, TEARDOWN), of_others, ANY, service=service, when=kept)
     orphans = "finds what no record names; teardown --orphans, and status without a config, need it"
     yield _right(part, finds, "tag:GetResources", ANY, when=orphans)
     yield _right(

@@ -146,8 +146,9 @@ def _add_models(status: Status, experiment: Experiment, state: State) -> None:
 def _add_tagged_models(status: Status, experiment: Experiment) -> None:
     from ragctl.adapters.sagemaker_control import ControlPlane
 
-    found = teardown.find(ControlPlane.from_config(experiment))
-    orphans = {item.ref for item in teardown.plan(found, "orphans")}
+    control = ControlPlane.from_config(experiment)
+    found = teardown.find(control)
+    orphans = {item.ref for item in teardown.in_account(control, found, "orphans")}
     _add_found(status, experiment, found, orphans, cost.Prices())
 
 
@@ -162,11 +163,10 @@ def _add_found(
 
     where = region(experiment)
     price = cache(lambda kind: prices.instance(kind, where))
-    instances = {item.ref: item.instance for item in found if item.instance}
+    instances: dict[Ref | None, str] = {item.ref: item.instance for item in found if item.instance}
     for item in sorted(found, key=lambda item: item.ref):
         if item.ref.type == "endpoint":
-            kind = next((instances[ref] for ref in item.uses if ref in instances), None)
-            endpoint = _endpoint(item, kind, price, orphan=item.ref in orphans)
+            endpoint = _endpoint(item, instances.get(item.config), price, orphan=item.ref in orphans)
             status.endpoints.append(_with_use(experiment, endpoint))
         else:
             name = {"type": item.ref.type, "name": item.ref.name, "stack": item.stack}

@@ -35,6 +35,8 @@ log = logging.getLogger("ragctl.teardown")
 POLL_S = 5.0
 FIRST_POLL_S = 0.1
 USERS: Final = ("inference-component", "endpoint", "endpoint-config")  # kinds that use others
+SHARED: Final = ("endpoint-config", "model")  # kinds that several may use
+CARRIERS: Final = ("endpoint", "inference-component")  # kinds that use them, and cost
 GONE_TIMEOUT_S = 1_800.0
 BUSY: Final = ("Creating", "Updating", "SystemUpdating", "RollingBack")
 WAIT: Final = (
@@ -68,6 +70,7 @@ class Found:
     expires: str | None = None
     instance: str | None = None  # "2 x ml.g5.2xlarge" where it costs
     uses: frozenset[Ref] = frozenset()
+    config: Ref | None = None  # of an endpoint: what it is on; an update under way uses another one as well
 
 
 # --- find ------------------------------------------------------------------------------------------------
@@ -113,6 +116,7 @@ def _look(control: ControlPlane, ref: Ref, *, trusted: bool, stack: str | None) 
         expires=tags.get(EXPIRES_TAG),
         instance=_instance(described) if ref.type == "endpoint-config" else None,
         uses=_uses(ref, described),
+        config=_config(described) if ref.type == "endpoint" else None,
     )
     return [found, *(Found(other, found.stack, uses=frozenset({ref})) for other in _scaling(control, ref))]
 
@@ -126,16 +130,41 @@ def _scaling(control: ControlPlane, ref: Ref) -> list[Ref]:
 
 
 def _uses(ref: Ref, described: Mapping[str, Any]) -> frozenset[Ref]:
-    if ref.type == "endpoint" and described.get("EndpointConfigName"):
-        return frozenset({Ref("endpoint-config", described["EndpointConfigName"])})
+    if ref.type == "endpoint":
+        configs = _config(described), _config(described.get("PendingDeploymentSummary", {}))
+        return frozenset(config for config in configs if config)
     if ref.type == "endpoint-config":
-        names = (variant.get("ModelName") for variant in described["ProductionVariants"])
+        variants = [*described["ProductionVariants"], *described.get("ShadowProductionVariants", ())]
+        names = (variant.get("ModelName") for variant in variants)
         return frozenset(Ref("model", name) for name in names if name)
     if ref.type == "inference-component":
         model = described.get("Specification", {}).get("ModelName")
         endpoint = Ref("endpoint", described["EndpointName"])
         return frozenset({endpoint} | ({Ref("model", model)} if model else set()))
     return frozenset()
+
+
+def _config(described: Mapping[str, Any]) -> Ref | None:
+    """The config of an endpoint, or of what an update brings."""
+    name = described.get("EndpointConfigName")
+    return Ref("endpoint-config", name) if name else None
+
+
+def others(control: ControlPlane, found: Collection[Found]) -> list[Found]:
+    """What is not among `found` and may use what is: every other endpoint and inference component of the account and
+    region, and the configs between them and their models.
+    """
+    known = {item.ref for item in found}
+    users = {ref for kind in CARRIERS for ref in control.listed(kind)} - known
+    described = _described(control, users)
+    configs = {ref for item in [*found, *described] for ref in item.uses if ref.type == "endpoint-config"}
+    return described + _described(control, configs - known)
+
+
+def _described(control: ControlPlane, refs: Iterable[Ref]) -> list[Found]:
+    """What is there of these, and what it uses."""
+    looked = ((ref, control.describe(ref)) for ref in sorted(refs))
+    return [Found(ref, None, uses=_uses(ref, described)) for ref, described in looked if described]
 
 
 def _instance(config: Mapping[str, Any]) -> str | None:
@@ -148,31 +177,39 @@ def _instance(config: Mapping[str, Any]) -> str | None:
 # --- plan ------------------------------------------------------------------------------------------------
 
 
-def plan(found: Collection[Found], selection: Selection, now: datetime | None = None) -> list[Found]:
+def plan(
+    found: Collection[Found],
+    selection: Selection,
+    now: datetime | None = None,
+    others: Collection[Found] = (),
+) -> list[Found]:
     """What is to go, in the order in which it must go.
 
     "stack" is everything; "expired" what is past its time, with all that it alone uses; "orphans" what no endpoint
-    uses, and endpoints that failed, unless it is so young that somebody may be deploying it right now.
+    uses, and endpoints that failed, unless it is so young that somebody may be deploying it right now. What `others`,
+    which are not ours, use stays.
     """
     moment = now or datetime.now(UTC)
     chosen = {
         "stack": lambda: list(found),
-        "expired": lambda: _expired(found, moment),
-        "orphans": lambda: _orphans(found, moment),
+        "expired": lambda: _expired(found, others, moment),
+        "orphans": lambda: _orphans(found, others, moment),
     }[selection]()
     return sorted(chosen, key=lambda item: (KINDS.index(item.ref.type), item.ref.name))
 
 
-def _expired(found: Collection[Found], now: datetime) -> list[Found]:
+def _expired(found: Collection[Found], others: Collection[Found], now: datetime) -> list[Found]:
+    everything = [*found, *others]
     past = {item.ref for item in found if item.expires is not None and is_past(item.expires, now)}
-    alive = {item.ref for item in found if item.ref.type == "endpoint"} - past
-    going = group(past, found) - group(alive, found)
+    alive = {item.ref for item in everything if item.ref.type == "endpoint"} - past
+    going = group(past, everything) - group(alive, everything)
     return [item for item in found if item.ref in going]
 
 
-def _orphans(found: Collection[Found], now: datetime) -> list[Found]:
-    alive = {item.ref for item in found if item.ref.type == "endpoint" and item.status != "Failed"}
-    kept = group(alive, found)
+def _orphans(found: Collection[Found], others: Collection[Found], now: datetime) -> list[Found]:
+    everything = [*found, *others]
+    alive = {item.ref for item in everything if item.ref.type == "endpoint" and item.status != "Failed"}
+    kept = group(alive, everything)
     old = {item.ref for item in found if item.created is None or is_past(item.created, now - YOUNG)}
     return [item for item in found if item.ref in old - kept]
 
@@ -323,12 +360,32 @@ def models(experiment: Experiment, *selections: Selection) -> Models:
 
     control, state, stack = ControlPlane.from_config(experiment), open_state(experiment), experiment.name
     whole_stack = not selections or "stack" in selections
-    found = (
-        find(control, stack=stack, record=deployment.read(state, stack)[0]) if whole_stack else find(control)
-    )
-    chosen = {item.ref for selection in selections or ("stack",) for item in plan(found, selection)}
-    planned = plan([item for item in found if item.ref in chosen], "stack")
+    if whole_stack:
+        found = find(control, stack=stack, record=deployment.read(state, stack)[0])
+        planned = plan(found, "stack")
+    else:
+        found = find(control)
+        planned = in_account(control, found, *selections)
     return Models(control, state, stack, whole_stack, tuple(planned), tuple(found))
+
+
+def in_account(control: ControlPlane, found: Collection[Found], *selections: Selection) -> list[Found]:
+    """As `plan`, of what was found in a whole account and region: no config and no model goes that an endpoint uses
+    which is not ours. Where that cannot be looked at they stay, with a warning: they cost nothing.
+    """
+
+    def chosen(others: Collection[Found]) -> list[Found]:
+        refs = {item.ref for selection in selections for item in plan(found, selection, others=others)}
+        return plan([item for item in found if item.ref in refs], "stack")
+
+    planned = chosen(())
+    if not any(item.ref.type in SHARED for item in planned):
+        return planned
+    try:
+        return chosen(others(control, found))
+    except ServiceError as error:
+        log.warning("endpoint configs and models stay, for who else uses them cannot be looked at: %s", error)
+        return [item for item in planned if item.ref.type not in SHARED]
 
 
 def remove_models(
@@ -419,10 +476,11 @@ def with_costs(
 
 def _costs(found: Collection[Found], prices: Callable[[str], Price | None]) -> dict[tuple[str, str], str]:
     """What each endpoint costs, by type and name, in words."""
-    instances = {item.ref: item.instance for item in found if item.instance}
+    instances: dict[Ref | None, str] = {item.ref: item.instance for item in found if item.instance}
     costs: dict[tuple[str, str], str] = {}
     for item in found:
-        for count, _, kind in (instances[ref].partition(" x ") for ref in item.uses if ref in instances):
+        if item.config in instances:
+            count, _, kind = instances[item.config].partition(" x ")
             price = prices(kind)
             costs[item.ref.type, item.ref.name] = (
                 f"costs {per_hour(price.usd * int(count))}" if price else f"costs an unknown price ({kind})"

@@ -110,6 +110,26 @@ def test_orphans_are_what_no_endpoint_uses() -> None:
     assert planned(group(status="Failed"), "orphans") == planned(group(), "stack")
 
 
+def untagged(*, component: bool = False) -> list[Found]:
+    """An endpoint that is not ours, on a config that is, or with a component of a model that is."""
+    theirs = Found(Ref("endpoint", "theirs"), None, uses=frozenset() if component else frozenset({CONFIG}))
+    carried = Found(Ref("inference-component", "theirs"), None, uses=frozenset({theirs.ref, MODEL}))
+    return [theirs, carried] if component else [theirs]
+
+
+@pytest.mark.parametrize("selection", ["expired", "orphans"])
+@pytest.mark.parametrize(("component", "kept"), [(False, {CONFIG, MODEL}), (True, {MODEL})])
+def test_what_an_endpoint_of_others_uses_stays(selection: Selection, component: bool, kept: set[Ref]) -> None:
+    """Whatever else of ours it was made with, and is past its time or failed."""
+    found = [
+        Found(MODEL, "s", expires=PAST, created=LONG_AGO),
+        Found(CONFIG, "s", expires=PAST, created=LONG_AGO, uses=frozenset({MODEL})),
+        Found(ENDPOINT, "s", "Failed", expires=PAST, created=LONG_AGO, uses=frozenset({CONFIG})),
+    ]
+    going = plan(found, selection, NOW, untagged(component=component))
+    assert {item.ref for item in going} == {MODEL, CONFIG, ENDPOINT} - kept
+
+
 def test_the_young_are_no_orphans() -> None:
     """A model without an endpoint may be one that is being deployed right now."""
     recent = deployment.timestamp(NOW - timedelta(minutes=59))

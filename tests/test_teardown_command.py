@@ -414,6 +414,58 @@ def test_orphans_are_what_nobody_uses(account: Account) -> None:
     assert (again.status, again.out) == (0, "there is nothing to remove\n")
 
 
+def strip(account: Account, name: str) -> None:
+    """Take the tags off the endpoint of that experiment, and make all else of it old and past its time."""
+    for path in account.models:
+        account.region.control.thing(path).tags |= {"ragctl:created": PAST, EXPIRES_TAG: PAST}
+    account.region.control.thing(f"endpoint/ragctl-{name}-embedding").tags.clear()
+
+
+@pytest.mark.parametrize("scope", ["--expired", "--orphans"])
+def test_what_an_untagged_endpoint_uses_stays(account: Account, scope: str) -> None:
+    """Its config and model carry our tags, and it could not be updated without them."""
+    account.other_deployment("alive")
+    strip(account, "alive")
+    ended = account.teardown(scope, "--yes")
+    assert (ended.status, ended.out) == (0, "there is nothing to remove\n")
+    assert len(account.models) == 3
+    account.region.control.thing("endpoint/ragctl-alive-embedding").status = "Deleting"
+    assert account.teardown(scope, "--yes").status == 0
+    assert account.models == []
+
+
+def test_what_an_update_under_way_uses_stays(account: Account) -> None:
+    """The new config is used from the moment that it is asked for."""
+    account.other_deployment("alive")
+    for path in account.models:
+        account.region.control.thing(path).tags["ragctl:created"] = PAST
+    plane = ControlPlane.from_config(account.region.experiment())
+    config = next(path for path in account.models if path.startswith("endpoint-config/"))
+    request = account.region.control.thing(config).request
+    body = {key: value for key, value in request.items() if key != "EndpointConfigName"}
+    plane.create(Ref("endpoint-config", "next"), body, {"ragctl:stack": "alive", "ragctl:created": PAST})
+    plane.update_endpoint("ragctl-alive-embedding", "next")
+    account.region.control.thing("endpoint/ragctl-alive-embedding").fate = Fate(after=None)
+    ended = account.teardown("--orphans", "--yes")
+    assert (ended.status, ended.out) == (0, "there is nothing to remove\n")
+    assert "endpoint-config/next" in account.models
+
+
+def test_others_that_may_not_be_looked_at_keep_no_endpoint_up(account: Account) -> None:
+    """What costs goes; configs and models, which cost nothing and may be used, stay until they can be told."""
+    account.region.made_by_hand()
+    account.other_deployment("past", expires=PAST)
+    denied = Fault("error", "ListEndpoints", 400, "AccessDeniedException", "no", times=None)
+    account.region.control.faults.add(denied)
+    ended = account.teardown("--expired", "--yes", "--json")
+    assert (ended.status, actions(ended)) == (0, {"endpoint": "deleted"})
+    assert "endpoint configs and models stay, for who else uses them cannot be looked at" in ended.err
+    account.region.control.faults.clear()
+    assert account.teardown("--expired", "--yes").status == 0
+    assert account.owners() == [None]
+    assert len(account.models) == 3
+
+
 def test_an_account_that_may_not_be_searched(account: Account) -> None:
     """A cron job must not say that all is well when it could not look: exit 8 with the permission to ask for."""
     account.other_deployment("past", expires=PAST)

@@ -124,10 +124,18 @@ class ControlPlane:
 
     def named_like(self, part: str) -> Iterator[Ref]:
         """All whose name holds `part`."""
-        for kind, names in _KINDS.items():
-            with aws_errors(f"sagemaker:List{names.operation}s", f"names like {part}"):
-                pages = self._sagemaker.get_paginator(f"list_{names.method}s").paginate(NameContains=part)
-                yield from [Ref(kind, item[names.name]) for page in pages for item in page[names.listed]]
+        for kind in _KINDS:
+            yield from self._listed(kind, f"names like {part}", NameContains=part)
+
+    def listed(self, kind: Kind) -> list[Ref]:
+        """All of a kind in the account and region, whoever made it."""
+        return self._listed(kind, "all")
+
+    def _listed(self, kind: Kind, what: str, **options: str) -> list[Ref]:
+        names = _KINDS[kind]
+        with aws_errors(f"sagemaker:List{names.operation}s", what):
+            pages = self._sagemaker.get_paginator(f"list_{names.method}s").paginate(**options)
+            return [Ref(kind, item[names.name]) for page in pages for item in page[names.listed]]
 
     def tagged(self, stack: str | None = None) -> Iterator[Ref]:
         """All that carries our tag, of one stack or of any.

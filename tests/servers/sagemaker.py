@@ -190,6 +190,8 @@ class SageMakerServer(AwsJsonServer):
             answer |= {STATUS[kind]: thing.status, "LastModifiedTime": thing.created}
             if thing.reason:
                 answer["FailureReason"] = thing.reason
+        if thing.next_config:
+            answer["PendingDeploymentSummary"] = {"EndpointConfigName": thing.next_config}
         if kind == "InferenceComponent":
             answer["EndpointArn"] = arn_of("Endpoint", thing.request["EndpointName"])
             answer["RuntimeConfig"] = {"DesiredCopyCount": 1, "CurrentCopyCount": 1}
