@@ -135,10 +135,12 @@ class _Run:
             self._make_all()
             models = self._probed()
             self._tidy()
+            self._save(replace(self._record, models={**self._record.models, **models}))
+        except LeaseHeld:  # the endpoints may be theirs by now
+            raise
         except BaseException as error:
             self._undo(error)
             raise
-        self._save(replace(self._record, models={**self._record.models, **models}))
         resources = tuple(
             Resource(ref.type, ref.name, DONE[step.action] if ref == step.ref else _did(ref in self._made))
             for step in self._steps
@@ -378,7 +380,10 @@ class _Run:
             elif step.role in self._before.models:
                 models[step.role] = self._before.models[step.role]
         outcome = teardown.remove(self._control, made, tell=self._tell)
-        self._save(replace(self._record, models=models).without(teardown.gone(outcome)))
+        try:
+            self._save(replace(self._record, models=models).without(teardown.gone(outcome)))
+        except ServiceError as fault:
+            log.warning("the record still names what is gone, which the next teardown puts right: %s", fault)
         left = [f"{item.type} {item.name} ({item.status})" for item in outcome if item.action == "left"]
         if left:
             words = (

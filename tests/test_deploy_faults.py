@@ -16,7 +16,7 @@ from queue import Queue
 import pytest
 
 from ragctl import deployment
-from ragctl.errors import RagctlError
+from ragctl.errors import RagctlError, StateError
 from ragctl.state import LocalState
 from tests.deployments import SCENARIOS, Region, Scenario, region_at_hand
 from tests.servers.http import Fault
@@ -176,3 +176,21 @@ def killed_at(region: Region, number: int, deploying: subprocess.Popen[str]) -> 
     status = int(deploying.stdout.readline())
     region.control.after_call = lambda _: None
     return status
+
+
+def test_a_record_that_cannot_be_written_any_more(region: Region) -> None:
+    """A disk that fills while the endpoint comes up: nothing serves of which no command would know."""
+    lock = region.state / ".lock"
+
+    def fill(operation: str) -> None:
+        if operation == "CreateEndpoint":
+            lock.unlink()
+            lock.mkdir()
+
+    region.control.after_call = fill
+    with pytest.raises(StateError, match="cannot be written"):
+        region.deploy_scenario(SCENARIOS["plain"])
+    assert region.control.existing() == []
+    lock.rmdir()
+    region.teardown(SCENARIOS["plain"].experiment(region.state))
+    assert recorded(region) == set()

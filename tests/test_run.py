@@ -236,8 +236,10 @@ def test_a_disk_that_fills_once_the_models_are_up(place: Place) -> None:
 
     def fill(operation: str) -> None:
         if operation == "CreateEndpoint":
-            block(place.config.parent / "runs")
             state.overwrite("prices.json", b"{")
+        record, _ = deployment.read(state, "test")
+        if record and record.models["embedding"].ready and (state.folder / ".lock").is_file():
+            block(place.config.parent / "runs")
             full_disk(state)
 
     place.region.control.after_call = fill
@@ -245,6 +247,8 @@ def test_a_disk_that_fills_once_the_models_are_up(place: Place) -> None:
     assert done.status == 8, done.err
     assert place.left == []
     assert {resource["action"] for resource in done.json["stages"]["teardown"]["resources"]} == {"deleted"}
+    for words in ("prices are unknown", "removing models without a lease", "going on without a report"):
+        assert words in done.err
     assert deployment.read(state, "test") == (None, None)
 
 
