@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from ragctl.blueprint import ROLES, Blueprint, Role, blueprint, differences, payload_family
 from ragctl.deployment import STACK_TAG, Model, Record, Ref, scaling_of
 from ragctl.errors import ConfigError, NotFound, PermissionDenied, QuotaExceeded, Refused, ServiceError
-from ragctl.teardown import group
+from ragctl.inventory import group
 
 if TYPE_CHECKING:
     from ragctl.adapters.jumpstart import Catalogue
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from ragctl.blueprint import Resolved
     from ragctl.config import Experiment
     from ragctl.cost import Price
+    from ragctl.inventory import Found
     from ragctl.state import State
-    from ragctl.teardown import Found
 
 log = logging.getLogger("ragctl.deploy_plan")
 

@@ -1,4 +1,4 @@
-"""All that an experiment made, and how it goes away: what costs by the hour first, what others are found by last.
+"""`ragctl teardown`: all that an experiment made goes away, what costs by the hour first, what others are found by last.
 
 `plan` looks and changes nothing; `Removal.carry_out` acts part by part, looks again, and says what is left. What a
 service refuses of one part, be it only to say what is there, keeps no other part from going.
@@ -20,6 +20,7 @@ from ragctl.config import Aws
 from ragctl.deploy_plan import wants_models
 from ragctl.errors import ConfigError, LeaseHeld, Refused, ServiceError, StateError
 from ragctl.indexes import Resource, named
+from ragctl.inventory import Selection
 from ragctl.lease import held_by, hold
 from ragctl.leftover_files import CACHE, CachePart, StatePart
 from ragctl.state import lease_name, ledger_name, open_state
@@ -171,7 +172,7 @@ class ToldPart:
 
 
 def _account_parts(experiment: Experiment, scope: Scope) -> Iterator[Asked]:
-    wanted: dict[teardown.Selection, bool] = {"expired": scope.expired, "orphans": scope.orphans}
+    wanted: dict[Selection, bool] = {"expired": scope.expired, "orphans": scope.orphans}
     selections = [selection for selection, asked in wanted.items() if asked]
     yield Asked(MODELS, "of the account and region", partial(ModelsPart, experiment, selections))
 
@@ -253,7 +254,7 @@ def _removed(part: Part, planned: Sequence[Resource], tell: Callable[[str], None
 class ModelsPart:
     """Deployed models with all that is theirs, and the record of them."""
 
-    def __init__(self, experiment: Experiment, selections: Sequence[teardown.Selection]) -> None:
+    def __init__(self, experiment: Experiment, selections: Sequence[Selection]) -> None:
         """Look at the account; nothing is changed."""
         self._experiment = experiment
         self._found = teardown.models(experiment, *selections)

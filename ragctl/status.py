@@ -14,7 +14,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from ragctl import cost, deployment, teardown
+from ragctl import cost, deployment, inventory, teardown
 from ragctl.deployment import Ref, is_past
 from ragctl.errors import RagctlError
 
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from ragctl.adapters.sagemaker_control import ControlPlane
     from ragctl.config import Experiment
     from ragctl.cost import Price
+    from ragctl.inventory import Found
     from ragctl.state import State
-    from ragctl.teardown import Found
 
 log = logging.getLogger("ragctl.status")
 
@@ -147,8 +147,8 @@ def _add_tagged_models(status: Status, experiment: Experiment) -> None:
     from ragctl.adapters.sagemaker_control import ControlPlane
 
     control = ControlPlane.from_config(experiment)
-    found = teardown.find(control)
-    orphans = {item.ref for item in teardown.in_account(control, found, "orphans")}
+    found = inventory.find(control)
+    orphans = {item.ref for item in inventory.in_account(control, found, "orphans")}
     _add_found(status, experiment, found, orphans, cost.Prices())
 
 

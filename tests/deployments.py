@@ -17,6 +17,7 @@ from ragctl import deploy, deploy_plan, teardown
 from ragctl.adapters import aws
 from ragctl.blueprint import Resolved, Role, blueprint
 from ragctl.config import Experiment
+from ragctl.inventory import Selection
 from tests.experiments import experiment
 from tests.servers.sagemaker import SageMakerServer
 from tests.servers.sagemaker_runtime import EmbeddingModel, Model, SageMakerRuntime, TextModel
@@ -154,7 +155,7 @@ class Region:
         control.create_endpoint(EndpointName="theirs", EndpointConfigName="theirs")
         self.control.thing("endpoint/theirs").status = status
 
-    def teardown(self, experiment: Experiment, selection: teardown.Selection = "stack") -> list[str]:
+    def teardown(self, experiment: Experiment, selection: Selection = "stack") -> list[str]:
         """Find, plan and remove; what became of it, as "endpoint NAME: deleted"."""
         found = teardown.models(experiment, selection)
         outcome = teardown.remove_models(found, lambda _: None)

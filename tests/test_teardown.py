@@ -1,4 +1,4 @@
-"""teardown.py: what is ours, what is to go, in which order, and what is said of what stays."""
+"""inventory.py and teardown.py: what is ours, what is to go, in which order, and what is said of what stays."""
 
 from collections.abc import Iterator, Mapping
 from datetime import UTC, date, datetime, timedelta
@@ -13,9 +13,10 @@ from ragctl import deployment, teardown
 from ragctl.cost import Price
 from ragctl.deployment import KINDS, Ref
 from ragctl.errors import LeaseHeld, PermissionDenied, ServiceError, Throttled
+from ragctl.inventory import Found, Selection, plan
 from ragctl.lease import hold
 from ragctl.state import LocalState
-from ragctl.teardown import Found, Selection, plan, remove
+from ragctl.teardown import remove
 from tests.deployments import EMBEDDER, WRITER, Region, region_at_hand
 from tests.servers.http import Fault
 from tests.servers.sagemaker_things import Fate

@@ -1,7 +1,7 @@
 """The control plane of SageMaker: models, endpoint configs, endpoints and inference components, with their tags.
 
 Every call is one AWS call with its errors in our tree; what is to be made and removed, and when, is decided in
-deploy.py and teardown.py.
+deploy.py, inventory.py and teardown.py.
 """
 
 from __future__ import annotations
