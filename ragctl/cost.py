@@ -130,11 +130,14 @@ def load(state: State) -> Prices:
 
 
 def _read(data: bytes) -> dict[str, Any]:
+    """The regions of a file of prices; whatever would not do as one is raised here, not where it is used."""
     document = json.loads(data)
     if document["schema"] != SCHEMA:
         raise ValueError(document["schema"])
     for fetched in document["regions"].values():
         date.fromisoformat(fetched["read"])
+        for usd in fetched["instances"].values():
+            float(usd)
     regions: dict[str, Any] = document["regions"]
     return regions
 

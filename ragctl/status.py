@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from ragctl import cost, deployment, teardown
 from ragctl.deployment import Ref, is_past
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from ragctl.teardown import Found
 
 log = logging.getLogger("ragctl.status")
+
+T = TypeVar("T")
 
 SHOWN_RUNS: Final = 5
 READ_RUNS: Final = 200  # folders that are looked into for them
@@ -95,24 +97,23 @@ class Status:
     def to_json(self) -> dict[str, Any]:
         return {"schema": "ragctl.status/1", **asdict(self)}
 
-    def look(self, part: Callable[[], None]) -> None:
-        """Add a part, or why it could not be looked at."""
+    def look(self, part: Callable[[], T]) -> T | None:
+        """What `part` gives; None, with a fault that says why and what to do, where it cannot be looked at."""
         try:
-            part()
+            return part()
         except RagctlError as error:
-            self.faults.append(error.message)
+            self.faults.append(f"{error.message} ({error.hint})" if error.hint else error.message)
+            return None
 
 
 def of_experiment(experiment: Experiment, indexes: Sequence[Experiment]) -> Status:
     """What one experiment has; `indexes` is an experiment for each of its indexes."""
     from ragctl.state import open_state
-    from ragctl.tenancy import per_index
 
     status, state = Status(), open_state(experiment)
     status.look(partial(_add_models, status, experiment, state))
     for named in indexes:
-        for one in per_index(named, state):
-            status.look(partial(_add_index, status, one, state))
+        status.look(partial(_add_indexes, status, named, state))
     status.runs = list(_runs(experiment))
     return status
 
@@ -129,18 +130,23 @@ def of_account(experiment: Experiment) -> Status:
 
 
 def _add_models(status: Status, experiment: Experiment, state: State) -> None:
+    """The experiment's models; without its record they are found by tags and names, without prices they have none."""
+    from ragctl.adapters.sagemaker_control import ControlPlane
     from ragctl.deploy_plan import wants_models
 
-    record, _ = deployment.read(state, experiment.name)
-    if record is None and not wants_models(experiment):
+    read = status.look(lambda: deployment.read(state, experiment.name))
+    record = read[0] if read else None
+    if read and record is None and not wants_models(experiment):
         return  # no account is needed for an experiment that has nothing in one
-    found = teardown.models(experiment)
-    _add_found(status, experiment, found.found, (), cost.load(state))
+    prices = status.look(lambda: cost.load(state)) or cost.Prices()
+    control = ControlPlane.from_config(experiment)
+    found = teardown.find(control, stack=experiment.name, record=record)
+    _add_found(status, experiment, found, (), prices)
     known = {endpoint.name for endpoint in status.endpoints}
     recorded = {role: model.endpoint for role, model in record.models.items()} if record else {}
     names = (getattr(experiment, role).endpoint or recorded.get(role) for role in wants_models(experiment))
     for name in sorted({name for name in names if name} - known):
-        status.endpoints.append(_foreign(found.control, name))
+        status.endpoints.append(_foreign(control, name))
 
 
 def _add_tagged_models(status: Status, experiment: Experiment) -> None:
@@ -229,6 +235,13 @@ def _add_buckets(status: Status, experiment: Experiment) -> None:
     status.buckets.extend(buckets(experiment))
 
 
+def _add_indexes(status: Status, experiment: Experiment, state: State) -> None:
+    from ragctl.tenancy import per_index
+
+    for one in per_index(experiment, state):
+        status.look(partial(_add_index, status, one, state))
+
+
 def _add_index(status: Status, experiment: Experiment, state: State) -> None:
     status.indexes.append(_index(experiment, state))
 
@@ -269,30 +282,34 @@ def _runs(experiment: Experiment) -> Iterator[RunEnd]:
         return
     shown = 0
     for folder in sorted(experiment.runs.iterdir(), reverse=True)[:READ_RUNS]:
-        record = _record(folder / "run.json")
-        if record is not None and record.get("config", {}).get("name") == experiment.name:
-            yield _run_end(record, folder / "run.json")
+        run = _run_end(folder / "run.json", experiment.name)
+        if run is not None:
+            yield run
             shown += 1
         if shown == SHOWN_RUNS:
             return
 
 
-def _record(path: Path) -> dict[str, Any] | None:
+def _run_end(path: Path, name: str) -> RunEnd | None:
+    """How the run of this record ended; None where it is of another experiment, or there is none to be read."""
     try:
-        record: Any = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+        record = json.loads(path.read_bytes())
+        if record["config"]["name"] != name:
+            return None
+        seconds, gate = record.get("seconds"), record.get("gate")
+        return RunEnd(
+            id=str(record["id"]),
+            command=str(record["command"]),
+            status=str(record["status"]),
+            started=str(record["started"]),
+            seconds=None if seconds is None else float(seconds),
+            verdict=None if gate is None else str(gate["verdict"]),
+            path=str(path),
+        )
+    except (FileNotFoundError, NotADirectoryError):
         return None
-    return record if isinstance(record, dict) else None
-
-
-def _run_end(record: dict[str, Any], path: Path) -> RunEnd:
-    gate = record.get("gate") or {}
-    return RunEnd(
-        id=str(record.get("id")),
-        command=str(record.get("command")),
-        status=str(record.get("status")),
-        started=str(record.get("started")),
-        seconds=record.get("seconds"),
-        verdict=gate.get("verdict"),
-        path=str(path),
-    )
+    except OSError as error:
+        log.warning("%s cannot be read, so this run is not shown: %s", path, error.strerror)
+    except (ValueError, LookupError, TypeError, AttributeError):
+        log.warning("%s is damaged, so this run is not shown", path)
+    return None

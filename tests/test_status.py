@@ -6,7 +6,6 @@ import json
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -22,6 +21,12 @@ from tests.servers.s3vectors import S3VectorsServer
 from tests.servers.sagemaker_things import Fate
 
 PAST = "2026-01-01T00:00:00Z"
+DEAR = json.dumps(  # a price that is no number
+    {
+        "schema": "ragctl.prices/1",
+        "regions": {"eu-west-1": {"read": "2026-01-01", "instances": {"ml.g5.2xlarge": "dear"}}},
+    }
+)
 
 
 @pytest.fixture
@@ -86,23 +91,51 @@ def test_who_holds_the_lease(tmp_path: Path) -> None:
     assert index["holder"] is None
 
 
+def record_run(folder: Path, name: str, **parts: object) -> Path:
+    """A run of the experiment "test" in `folder/runs`; its command and start are those that the name tells."""
+    started, command, _ = name.split("-")
+    path = folder / "runs" / name / "run.json"
+    path.parent.mkdir(parents=True)
+    head = {"id": name, "command": command, "started": started, "config": {"name": "test"}}
+    path.write_text(json.dumps({**head, **parts}))
+    return path
+
+
 def test_the_verdict_of_an_evaluation(tmp_path: Path) -> None:
-    """A gate's verdict stands beside the run; a record that is damaged hides no other."""
-    write_docs(tmp_path, {"a.md": "Some words."})
+    """A gate's verdict stands beside the run."""
     config = experiment(tmp_path)
-    records: dict[str, dict[str, Any]] = {
-        "20260101T000000Z-eval-aaaaaa": {"status": "done", "gate": {"verdict": "fail"}, "seconds": 2.0},
-        "20260102T000000Z-ingest-bbbbbb": {"status": "running"},
-    }
-    for name, record in records.items():
-        (tmp_path / "runs" / name).mkdir(parents=True)
-        head = {"id": name, "command": name.split("-")[1], "started": name[:16], "config": {"name": "test"}}
-        (tmp_path / "runs" / name / "run.json").write_text(json.dumps({**head, **record}))
-    (tmp_path / "runs" / "20260103T000000Z-eval-cccccc").mkdir()
-    (tmp_path / "runs" / "20260103T000000Z-eval-cccccc" / "run.json").write_text("{")
-    runs = ragctl("status", config, "--json").json["runs"]
-    assert [(run["status"], run["verdict"]) for run in runs] == [("running", None), ("done", "fail")]
-    assert "eval: done in 2 s, gate fail" in ragctl("status", config).out
+    gate = {"verdict": "fail"}
+    record_run(tmp_path, "20260101T000000Z-eval-aaaaaa", status="done", gate=gate, seconds=2.0)
+    record_run(tmp_path, "20260102T000000Z-ingest-bbbbbb", status="interrupted")
+    runs = in_process("status", config, "--json").json["runs"]
+    assert [(run["status"], run["verdict"]) for run in runs] == [("interrupted", None), ("done", "fail")]
+    assert "eval: done in 2 s, gate fail" in in_process("status", config).out
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"config": None},
+        {"config": "test"},
+        {"status": "done", "seconds": "long"},
+        {"status": "done", "gate": []},
+        {},
+    ],
+)
+def test_a_damaged_run_is_passed_over_with_a_word(tmp_path: Path, parts: dict[str, object]) -> None:
+    """A record that is not what a run writes hides no other run, and is named."""
+    config = experiment(tmp_path)
+    record_run(tmp_path, "20260101T000000Z-eval-aaaaaa", status="done")
+    damaged = record_run(tmp_path, "20260102T000000Z-eval-bbbbbb", **parts)
+    torn = record_run(tmp_path, "20260103T000000Z-eval-cccccc")
+    torn.write_text("{")
+    (tmp_path / "runs" / "notes").mkdir()
+    status = in_process("status", config, "--json")
+    assert status.status == 0
+    assert [run["id"] for run in status.json["runs"]] == ["20260101T000000Z-eval-aaaaaa"]
+    assert f"{damaged} is damaged, so this run is not shown" in status.err
+    assert f"{torn} is damaged, so this run is not shown" in status.err
+    assert "notes" not in status.err
 
 
 # --- endpoints -------------------------------------------------------------------------------------------
@@ -177,6 +210,56 @@ def test_what_cannot_be_looked_at_hides_nothing_else(tmp_path: Path) -> None:
     assert len(status.json["faults"]) == 1
     assert status.json["indexes"][0]["name"] == "test"
     assert "not everything could be looked at" in status.err
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "remedy"),
+    [
+        ("prices.json", "{", "ragctl prices refresh CONFIG"),
+        ("prices.json", DEAR, "ragctl prices refresh CONFIG"),
+        ("deployment-test.json", "{", "remove the file"),
+        (
+            "deployment-test.json",
+            '{"schema": "ragctl.deployment/1", "stack": "test", "region": "r", "models": [], "resources": []}',
+            "remove the file",
+        ),
+        ("test/tenants.json", "{", "remove the file"),
+    ],
+)
+def test_a_damaged_file_hides_no_endpoint(
+    tmp_path: Path, region: Region, file: str, content: str, remedy: str
+) -> None:
+    """Somebody pays for it whatever ragctl has lost: the endpoint is shown, then which file it is and what to do."""
+    region.control.prices = {"ml.g5.2xlarge": 1.5}
+    region.deploy(region.experiment())
+    write_docs(tmp_path, {"acme/a.md": "Some words."})
+    config = experiment(
+        tmp_path,
+        embedding=EMBEDDER,
+        deployment={"role_arn": ROLE},
+        sources=[{"kind": "local", "name": "docs", "path": "docs", "path_metadata": "{tenant}/**"}],
+        tenancy={"key": "tenant", "layout": "index"},
+    )
+    (tmp_path / "state" / file).parent.mkdir(exist_ok=True)
+    (tmp_path / "state" / file).write_text(content)
+    status = in_process("status", config, "--json")
+    assert status.status == 8
+    (found,) = status.json["endpoints"]
+    assert (found["name"], found["instances"]) == ("ragctl-test-embedding", "1 x ml.g5.2xlarge")
+    (fault,) = status.json["faults"]
+    assert file in fault
+    assert remedy in fault
+    assert fault in status.err
+    assert in_process("status", config).out.startswith("endpoint ragctl-test-embedding: InService, ")
+
+
+def test_a_damaged_record_is_not_taken_for_none(tmp_path: Path, region: Region) -> None:
+    """An experiment that wants no models any more may still have some: without its record the account is asked."""
+    deployed(tmp_path, region)
+    config = experiment(tmp_path)
+    (tmp_path / "state" / "deployment-test.json").write_text("{")
+    (found,) = in_process("status", config, "--json").json["endpoints"]
+    assert found["name"] == "ragctl-test-embedding"
 
 
 # --- the account -----------------------------------------------------------------------------------------
