@@ -14,7 +14,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from ragctl import cost, deployment, teardown
+from ragctl import cost, deployment, instances, teardown
 from ragctl.deployment import Ref, is_past
 from ragctl.errors import RagctlError
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ragctl.adapters.sagemaker_control import ControlPlane
     from ragctl.config import Experiment
     from ragctl.cost import Price
+    from ragctl.instances import Variant
     from ragctl.state import State
     from ragctl.teardown import Found
 
@@ -52,7 +53,8 @@ class Endpoint:
     usd_per_hour: float | None = None
     usd_per_day: float | None = None
     last_used: str | None = None
-    use: str = "unknown"  # "known": `last_used` None means not within 14 days
+    use: str = "unknown"  # "known": `last_used` None means not since `use_known_since`
+    use_known_since: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,23 +170,21 @@ def _add_found(
 
     where = region(experiment)
     price = cache(lambda kind: prices.instance(kind, where))
-    instances = {item.ref: item.instance for item in found if item.instance}
     for item in sorted(found, key=lambda item: item.ref):
         if item.ref.type == "endpoint":
-            kind = next((instances[ref] for ref in item.uses if ref in instances), None)
-            endpoint = _endpoint(item, kind, price, orphan=item.ref in orphans)
-            status.endpoints.append(_with_use(experiment, endpoint))
+            behind = teardown.behind(item, found)
+            endpoint = _endpoint(item, behind, price, orphan=item.ref in orphans)
+            names = [variant.name for variant in item.variants or behind]
+            status.endpoints.append(_with_use(experiment, endpoint, names))
         else:
             name = {"type": item.ref.type, "name": item.ref.name, "stack": item.stack}
             status.others.append({**name, "orphan": item.ref in orphans})
 
 
 def _endpoint(
-    item: Found, instances: str | None, price: Callable[[str], Price | None], *, orphan: bool
+    item: Found, behind: Sequence[Variant], price: Callable[[str], Price | None], *, orphan: bool
 ) -> Endpoint:
-    count, _, kind = (instances or "").partition(" x ")
-    found = price(kind) if kind else None
-    hourly = None if found is None else found.usd * int(count)
+    hourly = instances.usd_per_hour(behind, price)
     return Endpoint(
         name=item.ref.name,
         state=item.status,
@@ -195,21 +195,31 @@ def _endpoint(
         expires=item.expires,
         expired=item.expires is not None and is_past(item.expires),
         orphan=orphan,
-        instances=instances,
+        instances=" + ".join(map(str, behind)) or None,
         usd_per_hour=hourly,
         usd_per_day=None if hourly is None else 24 * hourly,
     )
 
 
-def _with_use(experiment: Experiment, endpoint: Endpoint) -> Endpoint:
-    from ragctl.adapters.usage import last_used
+def _with_use(experiment: Experiment, endpoint: Endpoint, variants: Sequence[str]) -> Endpoint:
+    from ragctl.adapters.usage import LOOKED_BACK, last_used
 
     try:
-        used = last_used(experiment, endpoint.name)
+        used = [last_used(experiment, endpoint.name, variant) for variant in variants]
     except RagctlError as error:
         log.warning("the last use of %s is not known: %s", endpoint.name, error)
         return endpoint
-    return replace(endpoint, last_used=deployment.timestamp(used) if used else None, use="known")
+    if not used:
+        return endpoint  # its variants are not known, so nobody was asked
+    last = max(filter(None, used), default=None)
+    since = datetime.now(UTC) - LOOKED_BACK
+    made = _moment(endpoint.created)
+    return replace(
+        endpoint,
+        last_used=deployment.timestamp(last) if last else None,
+        use="known",
+        use_known_since=deployment.timestamp(max(since, made) if made else since),
+    )
 
 
 def _foreign(control: ControlPlane, name: str) -> Endpoint:
@@ -219,11 +229,17 @@ def _foreign(control: ControlPlane, name: str) -> Endpoint:
 
 
 def _hours_since(time: str | None) -> float | None:
+    moment = _moment(time)
+    return None if moment is None else round((datetime.now(UTC) - moment).total_seconds() / 3_600, 2)
+
+
+def _moment(time: str | None) -> datetime | None:
+    """A time of a tag; None for a text that is none, or that does not say where on earth."""
     try:
         moment = datetime.fromisoformat(time or "")
     except ValueError:
         return None
-    return round((datetime.now(UTC) - moment).total_seconds() / 3_600, 2)
+    return moment if moment.tzinfo else None
 
 
 # --- indexes ---------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
-from ragctl import deployment
+from ragctl import deployment, instances
 from ragctl.blueprint import name_prefix
 from ragctl.cost import per_hour
 from ragctl.deployment import CREATED_TAG, EXPIRES_TAG, KINDS, STACK_TAG, Record, Ref, is_past, scaling_of
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from ragctl.adapters.sagemaker_control import ControlPlane
     from ragctl.config import Experiment
     from ragctl.cost import Price
+    from ragctl.instances import Variant
     from ragctl.state import State
 
 log = logging.getLogger("ragctl.teardown")
@@ -62,7 +63,7 @@ class Found:
     reason: str | None = None  # why it failed, by the service
     created: str | None = None
     expires: str | None = None
-    instance: str | None = None  # "2 x ml.g5.2xlarge" where it costs
+    variants: tuple[Variant, ...] = ()  # of an endpoint, and of an endpoint config
     uses: frozenset[Ref] = frozenset()
 
 
@@ -107,7 +108,7 @@ def _look(control: ControlPlane, ref: Ref, *, trusted: bool, stack: str | None) 
         reason=described.get("FailureReason"),
         created=tags.get(CREATED_TAG),
         expires=tags.get(EXPIRES_TAG),
-        instance=_instance(described) if ref.type == "endpoint-config" else None,
+        variants=instances.variants(described),
         uses=_uses(ref, described),
     )
     return [found, *(Found(other, found.stack, uses=frozenset({ref})) for other in _scaling(control, ref))]
@@ -134,11 +135,10 @@ def _uses(ref: Ref, described: Mapping[str, Any]) -> frozenset[Ref]:
     return frozenset()
 
 
-def _instance(config: Mapping[str, Any]) -> str | None:
-    variant = config["ProductionVariants"][0]
-    if "InstanceType" not in variant:
-        return None
-    return f"{variant.get('InitialInstanceCount', 1)} x {variant['InstanceType']}"
+def behind(endpoint: Found, found: Iterable[Found]) -> tuple[Variant, ...]:
+    """What runs behind an endpoint that is among `found`; none where its config is not, or names no instances."""
+    config = next((item for item in found if item.ref in endpoint.uses and item.variants), None)
+    return instances.running(endpoint.variants, config.variants) if config else ()
 
 
 # --- plan ------------------------------------------------------------------------------------------------
@@ -390,14 +390,13 @@ def with_costs(
 
 def _costs(found: Collection[Found], prices: Callable[[str], Price | None]) -> dict[tuple[str, str], str]:
     """What each endpoint costs, by type and name, in words."""
-    instances = {item.ref: item.instance for item in found if item.instance}
     costs: dict[tuple[str, str], str] = {}
     for item in found:
-        for count, _, kind in (instances[ref].partition(" x ") for ref in item.uses if ref in instances):
-            price = prices(kind)
-            costs[item.ref.type, item.ref.name] = (
-                f"costs {per_hour(price.usd * int(count))}" if price else f"costs an unknown price ({kind})"
-            )
+        if item.ref.type == "endpoint" and (variants := behind(item, found)):
+            usd = instances.usd_per_hour(variants, prices)
+            kinds = ", ".join(dict.fromkeys(str(variant.instance_type) for variant in variants))
+            words = f"an unknown price ({kinds})" if usd is None else per_hour(usd)
+            costs[item.ref.type, item.ref.name] = f"costs {words}"
     return costs
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from ragctl import deploy, deployment, teardown
+from ragctl import cost, deploy, deployment, teardown
 from ragctl.adapters import aws
 from ragctl.adapters.sagemaker_control import ControlPlane
-from ragctl.deployment import EXPIRES_TAG, Ref
+from ragctl.deployment import CREATED_TAG, EXPIRES_TAG, Ref
 from ragctl.lease import hold
 from ragctl.state import LocalState
 from tests.cli import Ended, experiment, in_process, ragctl, write_docs
@@ -148,7 +148,7 @@ def test_an_endpoint_with_its_price_age_expiry_and_use(tmp_path: Path, region: R
     endpoint = region.control.thing("endpoint/ragctl-test-embedding")
     endpoint.tags[EXPIRES_TAG] = PAST
     used = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) - timedelta(hours=3)
-    region.control.scaling.invocations["ragctl-test-embedding"] = {
+    region.control.scaling.invocations["ragctl-test-embedding/AllTraffic"] = {
         (used - timedelta(hours=5)).timestamp(): 7.0,
         used.timestamp(): 1.0,
         (used + timedelta(hours=1)).timestamp(): 0.0,
@@ -251,6 +251,56 @@ def test_a_damaged_file_hides_no_endpoint(
     assert remedy in fault
     assert fault in status.err
     assert in_process("status", config).out.startswith("endpoint ragctl-test-embedding: InService, ")
+
+
+def test_an_endpoint_costs_what_runs_now(tmp_path: Path, region: Region) -> None:
+    """Not what it was made with: scaled out it costs more, and scaled to zero nothing, by status and by teardown."""
+    region.control.prices = {"ml.g5.2xlarge": 1.5}
+    config = deployed(tmp_path, region)
+    assert in_process("prices", "refresh", config).status == 0
+    counts = region.control.thing("endpoint/ragctl-test-embedding").counts
+    for current, desired, paid in ((3, 3, 3), (3, 1, 3), (1, 2, 2), (0, 0, 0)):
+        counts["AllTraffic"] = (current, desired)
+        (found,) = in_process("status", config, "--json").json["endpoints"]
+        assert found["instances"] == f"{paid} x ml.g5.2xlarge"
+        assert found["usd_per_hour"] == 1.5 * paid
+        planned = in_process("teardown", config, "--models", "--dry-run").out
+        assert f"(InService, costs {cost.per_hour(1.5 * paid)})" in planned
+
+
+def test_every_variant_of_an_endpoint_counts(tmp_path: Path, region: Region) -> None:
+    """An endpoint that was changed by hand: it costs all its variants, by whichever names, and was used if one was."""
+    region.control.prices = {"ml.g5.2xlarge": 1.5, "ml.g5.xlarge": 1.0}
+    config = deployed(tmp_path, region)
+    assert in_process("prices", "refresh", config).status == 0
+    control = region.control
+    path = next(name for name in control.existing() if name.startswith("endpoint-config/"))
+    (variant,) = control.thing(path).request["ProductionVariants"]
+    two = [
+        {**variant, "VariantName": "old"},
+        {**variant, "VariantName": "new", "InstanceType": "ml.g5.xlarge"},
+    ]
+    control.thing(path).request["ProductionVariants"] = two
+    control.thing("endpoint/ragctl-test-embedding").counts["new"] = (2, 2)
+    used = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
+    control.scaling.invocations["ragctl-test-embedding/new"] = {used.timestamp(): 1.0}
+    (found,) = in_process("status", config, "--json").json["endpoints"]
+    assert found["instances"] == "1 x ml.g5.2xlarge + 2 x ml.g5.xlarge"
+    assert found["usd_per_hour"] == 3.5
+    assert found["last_used"] == deployment.timestamp(used)
+
+
+def test_no_use_is_told_since_when_it_is_known(tmp_path: Path, region: Region) -> None:
+    """Since an endpoint was made, and of an old one since the metrics that are looked at begin."""
+    config = deployed(tmp_path, region)
+    tags = region.control.thing("endpoint/ragctl-test-embedding").tags
+    (found,) = in_process("status", config, "--json").json["endpoints"]
+    assert found["use_known_since"] == found["created"] == tags[CREATED_TAG]
+    assert f", not used since {tags[CREATED_TAG]}" in in_process("status", config).out
+    tags[CREATED_TAG] = PAST
+    (found,) = in_process("status", config, "--json").json["endpoints"]
+    assert (found["created"], found["last_used"], found["use"]) == (PAST, None, "known")
+    assert found["use_known_since"] > PAST
 
 
 def test_a_damaged_record_is_not_taken_for_none(tmp_path: Path, region: Region) -> None:

@@ -99,8 +99,10 @@ def _endpoint(endpoint: Endpoint) -> str:
         parts.append(f"{endpoint.age_hours:,.1f} hours old")
     if endpoint.expires:
         parts.append(f"{'EXPIRED' if endpoint.expired else 'expires'} {endpoint.expires}")
-    if endpoint.use == "known":
-        parts.append(f"last used {endpoint.last_used}" if endpoint.last_used else "not used for 14 days")
+    if endpoint.last_used:
+        parts.append(f"last used {endpoint.last_used}")
+    elif endpoint.use_known_since:
+        parts.append(f"not used since {endpoint.use_known_since}")
     parts += ["orphan"] if endpoint.orphan else []
     return ", ".join(parts)
 
