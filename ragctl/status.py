@@ -121,7 +121,9 @@ def of_experiment(experiment: Experiment, indexes: Sequence[Experiment]) -> Stat
 
 
 def of_account(experiment: Experiment) -> Status:
-    """Everything in the account and region that carries ragctl's tags; of `experiment` only `aws` counts."""
+    """Everything in the account and region that carries ragctl's tags; of `experiment` only `aws` counts, and `state`
+    for its prices.
+    """
     status = Status()
     status.look(partial(_add_tagged_models, status, experiment))
     status.look(partial(_add_buckets, status, experiment))
@@ -153,10 +155,12 @@ def _add_models(status: Status, experiment: Experiment, state: State) -> None:
 
 def _add_tagged_models(status: Status, experiment: Experiment) -> None:
     from ragctl.adapters.sagemaker_control import ControlPlane
+    from ragctl.state import open_state
 
+    prices = status.look(lambda: cost.load(open_state(experiment))) or cost.Prices()
     found = teardown.find(ControlPlane.from_config(experiment))
     orphans = {item.ref for item in teardown.plan(found, "orphans")}
-    _add_found(status, experiment, found, orphans, cost.Prices())
+    _add_found(status, experiment, found, orphans, prices)
 
 
 def _add_found(

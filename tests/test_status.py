@@ -352,6 +352,26 @@ def test_the_whole_account_with_its_orphans(tmp_path: Path, region: Region) -> N
     assert "vector bucket papers: test" in shown
 
 
+def test_the_account_costs_what_the_prices_at_hand_say(
+    tmp_path: Path, region: Region, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The default state location may have prices; where it has none, it is said how to come by them."""
+    region.control.prices = {"ml.g5.2xlarge": 1.5}
+    monkeypatch.chdir(tmp_path)
+    with S3VectorsServer() as vectors:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3VECTORS", vectors.url)
+        config = deployed(tmp_path, region)
+        unpriced = in_process("status")
+        assert "InService, 1 x ml.g5.2xlarge, price unknown" in unpriced.out
+        assert "ragctl status CONFIG shows what its models cost" in unpriced.err
+        assert in_process("prices", "refresh", config, "--set", "state=.ragctl/state").status == 0
+        priced = in_process("status")
+    assert priced.status == 0, priced.err
+    assert "InService, 1 x ml.g5.2xlarge, $1.50 an hour" in priced.out
+    assert priced.err == ""
+    assert "ragctl prices refresh CONFIG" in in_process("status", config).err
+
+
 def test_settings_need_a_config() -> None:
     """--set without a CONFIG is a mistake that is told."""
     refused = ragctl("status", "--set", "name=x")

@@ -11,6 +11,11 @@ from ragctl.commands.options import Json, LogJson, Quiet, Set, Verbose, load, se
 if TYPE_CHECKING:
     from ragctl.status import Endpoint, Index, Status
 
+WITHOUT_CONFIG = (
+    "prices are kept in an experiment's state location: ragctl status CONFIG shows what its models cost"
+)
+WITHOUT_PRICES = "prices that are unknown may be fetched: ragctl prices refresh CONFIG"
+
 
 def command(
     config: Annotated[
@@ -28,7 +33,8 @@ def command(
 ) -> None:
     """Show what exists and what it costs: endpoints, indexes, who works on them, and how the last runs ended.
 
-    Without CONFIG: everything in the account and region of the environment that carries ragctl's tags, orphans too.
+    Without CONFIG: everything in the account and region of the environment that carries ragctl's tags, orphans too,
+    with prices where .ragctl/state in the current folder has some.
 
     \b
     Examples:
@@ -40,6 +46,8 @@ def command(
 
     status = _of_account(overrides) if config is None else _of_experiment(config, overrides)
     output.result(status.to_json(), lambda: _show(status))
+    if any(endpoint.ours and endpoint.usd_per_hour is None for endpoint in status.endpoints):
+        output.say(WITHOUT_CONFIG if config is None else WITHOUT_PRICES)
     if status.faults:
         raise ServiceError(
             "not everything could be looked at:\n  " + "\n  ".join(dict.fromkeys(status.faults))
