@@ -19,11 +19,13 @@ from ragctl.deployment import Ref, is_past
 from ragctl.errors import RagctlError
 
 if TYPE_CHECKING:
+    from ragctl.adapters.base import IndexInfo, VectorStore
     from ragctl.adapters.s3vectors_account import Bucket
     from ragctl.adapters.sagemaker_control import ControlPlane
     from ragctl.config import Experiment
     from ragctl.cost import Price
     from ragctl.instances import Variant
+    from ragctl.manifest import Ledger
     from ragctl.state import State
     from ragctl.teardown import Found
 
@@ -69,6 +71,7 @@ class Index:
     chunks: int
     failures: int
     holder: str | None
+    ledger_lost: bool | None = False  # it holds chunks of which there is no ledger; None: that is not known
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,11 +278,11 @@ def _index(experiment: Experiment, state: State) -> Index:
     from ragctl.state import lease_name
 
     name = experiment.store.index
-    with closing(open_store(experiment)) as store:
+    with closing(open_store(experiment)) as store, reading_ledger(state, name) as ledger:
         info = store.describe()
-    with reading_ledger(state, name) as ledger:
         documents, chunks = ledger.counts()
         failures = len(ledger.failures())
+        lost = _is_lost(ledger, store, info)
     holder = held_by(state, lease_name(name))
     return Index(
         name=name,
@@ -290,7 +293,18 @@ def _index(experiment: Experiment, state: State) -> Index:
         chunks=chunks,
         failures=failures,
         holder=str(holder) if holder else None,
+        ledger_lost=lost,
     )
+
+
+def _is_lost(ledger: Ledger, store: VectorStore, info: IndexInfo | None) -> bool | None:
+    from ragctl.matching import is_lost
+
+    try:
+        return is_lost(ledger, store, info)
+    except RagctlError as error:  # of a right, for instance, that nothing else here needs
+        log.warning("whether the ledger of %s is lost is not known: %s", ledger.place, error)
+        return None
 
 
 # --- runs ------------------------------------------------------------------------------------------------

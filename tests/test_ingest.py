@@ -326,6 +326,20 @@ def test_a_lost_ledger_is_rebuilt_from_the_index(folder: Path) -> None:
     assert {k: m for k, m in before.items() if m["document"] != "docs/d3.md"} == stored(folder)
 
 
+def test_failures_without_a_ledger_are_not_taken_for_none(folder: Path) -> None:
+    """Nobody knows what failed: it is said, with what makes the ledger anew, and an index that has one is not named."""
+    config = folder / "experiment.yaml"
+    run(folder)
+    known = ragctl("failures", config)
+    assert (known.status, known.out, known.err) == (0, "no failures\n", "")
+    (folder / "state" / "test" / "ledger.sqlite").unlink()
+    lost = ragctl("failures", config)
+    assert (lost.status, lost.out) == (0, "no failures are known\n")
+    assert "or its ledger is lost" in lost.err
+    assert lost.err.rstrip().endswith("ragctl ledger rebuild CONFIG")
+    assert ragctl("failures", config, "--json").json["without_ledger"] == ["test"]
+
+
 def test_an_empty_corpus_is_said(tmp_path: Path) -> None:
     """No file is no error, but it is not silent either."""
     (tmp_path / "docs").mkdir()

@@ -11,8 +11,10 @@ import pytest
 
 from ragctl import cost, deploy, deployment, teardown
 from ragctl.adapters import aws
+from ragctl.adapters.local import LocalStore
 from ragctl.adapters.sagemaker_control import ControlPlane
 from ragctl.deployment import CREATED_TAG, EXPIRES_TAG, Ref
+from ragctl.errors import PermissionDenied
 from ragctl.lease import hold
 from ragctl.state import LocalState
 from tests.cli import Ended, experiment, in_process, ragctl, write_docs
@@ -78,6 +80,54 @@ def test_an_index_its_failures_and_its_runs(tmp_path: Path) -> None:
     assert status["runs"][0]["started"] > status["runs"][1]["started"]
     shown = ragctl("status", config).out
     assert "1 documents in 1 chunks, 1 failures waiting (ragctl failures CONFIG)" in shown
+
+
+@pytest.mark.parametrize("left", ["nothing", "an empty one"])
+def test_a_lost_ledger_is_told(tmp_path: Path, left: str) -> None:
+    """Not "0 documents" of an index that is full: what is lost, and what makes it anew, which then is enough."""
+    write_docs(tmp_path, {"a.md": "Some words."})
+    config = experiment(tmp_path)
+    assert in_process("ingest", config).status == 0
+    (tmp_path / "state" / "test" / "ledger.sqlite").unlink()
+    if left == "an empty one":
+        assert in_process("ingest", config).status == 6
+    (index,) = in_process("status", config, "--json").json["indexes"]
+    assert (index["exists"], index["ledger_lost"]) == (True, True)
+    shown = in_process("status", config).out.splitlines()[0]
+    assert shown == (
+        "index test: local, 256 dimensions, holds chunks but its ledger is lost: ragctl ledger rebuild CONFIG"
+    )
+    assert in_process("ledger", "rebuild", config).status == 0
+    (index,) = in_process("status", config, "--json").json["indexes"]
+    assert (index["documents"], index["ledger_lost"]) == (1, False)
+
+
+def test_an_index_that_was_never_filled_has_lost_no_ledger(tmp_path: Path) -> None:
+    """It is there and empty, as create-index makes it."""
+    write_docs(tmp_path, {"a.md": "Some words."})
+    config = experiment(tmp_path)
+    assert in_process("create-index", config).status == 0
+    (index,) = in_process("status", config, "--json").json["indexes"]
+    assert (index["exists"], index["ledger_lost"]) == (True, False)
+    assert "0 documents in 0 chunks" in in_process("status", config).out
+
+
+def test_an_index_is_shown_though_its_keys_may_not_be_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether the ledger is lost is then not known, which a word says."""
+    write_docs(tmp_path, {"a.md": "Some words."})
+    config = experiment(tmp_path)
+    assert in_process("create-index", config).status == 0
+
+    def denied(_: LocalStore) -> Iterator[str]:
+        raise PermissionDenied("s3vectors:ListVectors is denied")
+
+    monkeypatch.setattr(LocalStore, "keys", denied)
+    status = in_process("status", config, "--json")
+    assert status.status == 0
+    assert status.json["indexes"][0]["ledger_lost"] is None
+    assert "is lost is not known: s3vectors:ListVectors is denied" in status.err
 
 
 def test_who_holds_the_lease(tmp_path: Path) -> None:

@@ -118,6 +118,11 @@ def _endpoint(endpoint: Endpoint) -> str:
 def _index(index: Index) -> str:
     if not index.exists:
         text = "does not exist"
+    elif index.ledger_lost:
+        text = (
+            f"{index.mode}, {index.dimension:,} dimensions, holds chunks but its ledger is lost: "
+            "ragctl ledger rebuild CONFIG"
+        )
     else:
         text = f"{index.mode}, {index.dimension:,} dimensions, {index.documents:,} documents in {index.chunks:,} chunks"
     if index.failures:
