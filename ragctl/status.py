@@ -7,16 +7,20 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cache, partial
+from itertools import groupby, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from ragctl import cost, deployment, instances, teardown
 from ragctl.deployment import Ref, is_past
 from ragctl.errors import RagctlError
+from ragctl.lease import held_by
+from ragctl.process import Process
+from ragctl.state import lease_name
 
 if TYPE_CHECKING:
     from ragctl.adapters.base import IndexInfo, VectorStore
@@ -76,7 +80,11 @@ class Index:
 
 @dataclass(frozen=True, slots=True)
 class RunEnd:
-    """How a run ended. `verdict`: of an evaluation's gate."""
+    """How a run ended. `verdict`: of an evaluation's gate.
+
+    `status` is that of its record, but where the record says "running": then "died" of a run that has ended without a
+    word, and "unknown" of one that nobody here can see.
+    """
 
     id: str
     command: str
@@ -119,7 +127,7 @@ def of_experiment(experiment: Experiment, indexes: Sequence[Experiment]) -> Stat
     status.look(partial(_add_models, status, experiment, state))
     for named in indexes:
         status.look(partial(_add_indexes, status, named, state))
-    status.runs = list(_runs(experiment))
+    status.runs = list(islice(_runs(experiment, state), SHOWN_RUNS))
     return status
 
 
@@ -274,8 +282,6 @@ def _index(experiment: Experiment, state: State) -> Index:
 
     from ragctl.adapters import open_store
     from ragctl.ingest import reading_ledger
-    from ragctl.lease import held_by
-    from ragctl.state import lease_name
 
     name = experiment.store.index
     with closing(open_store(experiment)) as store, reading_ledger(state, name) as ledger:
@@ -310,21 +316,17 @@ def _is_lost(ledger: Ledger, store: VectorStore, info: IndexInfo | None) -> bool
 # --- runs ------------------------------------------------------------------------------------------------
 
 
-def _runs(experiment: Experiment) -> Iterator[RunEnd]:
-    """The last runs of this experiment, newest first; a folder may hold those of others as well."""
+def _runs(experiment: Experiment, state: State) -> Iterator[RunEnd]:
+    """The runs of this experiment, newest first; a folder may hold those of others as well."""
     if not experiment.runs.is_dir():
         return
-    shown = 0
-    for folder in sorted(experiment.runs.iterdir(), reverse=True)[:READ_RUNS]:
-        run = _run_end(folder / "run.json", experiment.name)
-        if run is not None:
-            yield run
-            shown += 1
-        if shown == SHOWN_RUNS:
-            return
+    folders = sorted(experiment.runs.iterdir(), reverse=True)[:READ_RUNS]
+    for _, same_second in groupby(folders, key=lambda folder: folder.name.partition("-")[0]):
+        runs = [_run_end(folder / "run.json", experiment.name, state) for folder in same_second]
+        yield from sorted(filter(None, runs), key=lambda run: (run.started, run.id), reverse=True)
 
 
-def _run_end(path: Path, name: str) -> RunEnd | None:
+def _run_end(path: Path, name: str, state: State) -> RunEnd | None:
     """How the run of this record ended; None where it is of another experiment, or there is none to be read."""
     try:
         record = json.loads(path.read_bytes())
@@ -334,7 +336,7 @@ def _run_end(path: Path, name: str) -> RunEnd | None:
         return RunEnd(
             id=str(record["id"]),
             command=str(record["command"]),
-            status=str(record["status"]),
+            status=_state_of(record, state) if record["status"] == "running" else str(record["status"]),
             started=str(record["started"]),
             seconds=None if seconds is None else float(seconds),
             verdict=None if gate is None else str(gate["verdict"]),
@@ -346,4 +348,35 @@ def _run_end(path: Path, name: str) -> RunEnd | None:
         log.warning("%s cannot be read, so this run is not shown: %s", path, error.strerror)
     except (ValueError, LookupError, TypeError, AttributeError):
         log.warning("%s is damaged, so this run is not shown", path)
+    return None
+
+
+def _state_of(record: Mapping[str, Any], state: State) -> str:
+    """Whether a run that has not said how it ended goes on: "running", "died", or "unknown".
+
+    Its process tells where it can be seen from here, else the lease that it needs: who does not hold it any more, and
+    nobody else does, has ended. One that somebody else holds may be one that the run waits for.
+    """
+    process = Process(**record["process"]) if "process" in record else None
+    if process is not None and process.is_here:
+        return "died" if process.is_dead else "running"
+    lease = _lease_of(record)
+    if lease is None:
+        return "unknown"
+    try:
+        holder = held_by(state, lease)
+    except RagctlError as error:
+        log.warning("whether %s still runs is not known: %s", record["id"], error)
+        return "unknown"
+    if holder is None:
+        return "died"
+    return "running" if holder.process == process else "unknown"
+
+
+def _lease_of(record: Mapping[str, Any]) -> str | None:
+    """The lease that a run needs for all that it does; None where there is no such one."""
+    if record["command"] == "ingest":
+        return lease_name(record["config"]["store"]["index"])
+    if record["command"] == "deploy-models":
+        return deployment.lease_name(record["config"]["name"])
     return None

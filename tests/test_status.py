@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from time import time
 
 import pytest
 
@@ -162,10 +165,91 @@ def test_the_verdict_of_an_evaluation(tmp_path: Path) -> None:
     assert "eval: done in 2 s, gate fail" in in_process("status", config).out
 
 
+BEGIN_A_RUN = """
+import sys, pathlib
+from ragctl.report import Run
+Run.begin(sys.argv[1], {"name": "test", "store": {"index": "test"}}, pathlib.Path(sys.argv[2]))
+print("begun", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_run_that_was_killed_is_told_from_one_that_runs(tmp_path: Path) -> None:
+    """Whatever the command, as long as its process can be seen from here."""
+    config = experiment(tmp_path)
+    begin = [sys.executable, "-c", BEGIN_A_RUN, "eval", str(tmp_path / "runs")]
+    with subprocess.Popen(begin, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "begun\n"
+        (run,) = in_process("status", config, "--json").json["runs"]
+        assert run["status"] == "running"
+        process.kill()
+    (run,) = in_process("status", config, "--json").json["runs"]
+    assert (run["status"], run["seconds"]) == ("died", None)
+    assert " eval: ended without a word  " in in_process("status", config).out
+
+
+ELSEWHERE = {"host": "elsewhere", "pid": 7, "started": "1", "space": "another boot"}
+INGEST = "20260101T000000Z-ingest-aaaaaa"
+CONFIG = {"name": "test", "store": {"index": "test"}}
+
+
+@pytest.mark.parametrize(
+    ("holder", "seen"),
+    [
+        (None, "died"),
+        ({"expires": 0.0}, "died"),
+        ({"expires": 1.0}, "died"),
+        ({}, "running"),
+        ({"pid": 8}, "unknown"),
+    ],
+)
+def test_a_run_of_another_machine_is_known_by_its_lease(
+    tmp_path: Path, holder: dict[str, object] | None, seen: str
+) -> None:
+    """Nobody holds it, or only in the past: the run is no more. Another may hold it while the run waits for it."""
+    config = experiment(tmp_path)
+    record_run(tmp_path, INGEST, status="running", config=CONFIG, process=ELSEWHERE)
+    if holder is not None:
+        lease = {"id": "x", "fence": 1, "command": "ingest", "expires": time() + 60, **ELSEWHERE, **holder}
+        (tmp_path / "state" / "test").mkdir(parents=True)
+        (tmp_path / "state" / "test" / "lease.json").write_text(json.dumps(lease))
+    (run,) = in_process("status", config, "--json").json["runs"]
+    assert run["status"] == seen
+
+
+def test_a_run_without_a_lease_on_another_machine_is_not_known(tmp_path: Path) -> None:
+    """An evaluation holds none, so nobody here can tell; neither does an old record say whose it is."""
+    config = experiment(tmp_path)
+    record_run(tmp_path, "20260101T000000Z-eval-aaaaaa", status="running", config=CONFIG, process=ELSEWHERE)
+    record_run(tmp_path, "20260102T000000Z-ingest-bbbbbb", status="running", config=CONFIG)
+    runs = in_process("status", config, "--json").json["runs"]
+    assert [run["status"] for run in runs] == ["died", "unknown"]
+    assert " eval: running, or ended without a word  " in in_process("status", config).out
+
+
+def test_runs_of_one_second_come_by_their_start(tmp_path: Path) -> None:
+    """To the millisecond, whatever their names are, and of one millisecond by their names."""
+    config = experiment(tmp_path)
+    second, later = "20260101T000000Z", "20260101T000001Z"
+    for name, started in (
+        (f"{second}-ingest-cccccc", "2026-01-01T00:00:00.100Z"),
+        (f"{second}-ingest-aaaaaa", "2026-01-01T00:00:00.300Z"),
+        (f"{second}-eval-bbbbbb", "2026-01-01T00:00:00.200Z"),
+        (f"{second}-eval-dddddd", "2026-01-01T00:00:00.200Z"),
+        (f"{later}-eval-eeeeee", "2026-01-01T00:00:01.000Z"),
+    ):
+        record_run(tmp_path, name, status="done", started=started)
+    runs = in_process("status", config, "--json").json["runs"]
+    assert [run["id"][-6] for run in runs] == ["e", "a", "d", "b", "c"]
+
+
 @pytest.mark.parametrize(
     "parts",
     [
         {"config": None},
+        {"status": "running", "process": {"host": "here"}},
+        {"status": "running", "process": ["here", 1]},
         {"config": "test"},
         {"status": "done", "seconds": "long"},
         {"status": "done", "gate": []},

@@ -11,6 +11,7 @@ from ragctl.commands.options import Json, LogJson, Quiet, Set, Verbose, load, se
 if TYPE_CHECKING:
     from ragctl.status import Endpoint, Index, Status
 
+ENDS = {"died": "ended without a word", "unknown": "running, or ended without a word"}
 WITHOUT_CONFIG = (
     "prices are kept in an experiment's state location: ragctl status CONFIG shows what its models cost"
 )
@@ -90,7 +91,8 @@ def _show(status: Status) -> None:
     for run in status.runs:
         verdict = f", gate {run.verdict}" if run.verdict and run.verdict != "none" else ""
         seconds = f" in {run.seconds:,.0f} s" if run.seconds is not None else ""
-        typer.echo(f"{run.started} {run.command}: {run.status}{seconds}{verdict}  {shown(run.path)}")
+        how = ENDS.get(run.status, run.status)
+        typer.echo(f"{run.started} {run.command}: {how}{seconds}{verdict}  {shown(run.path)}")
     if not (status.endpoints or status.others or status.indexes or status.buckets or status.runs):
         typer.echo("nothing")
 
