@@ -76,6 +76,9 @@ class Index:
     failures: int
     holder: str | None
     ledger_lost: bool | None = False  # it holds chunks of which there is no ledger; None: that is not known
+    ignored: Mapping[str, int] = field(
+        default_factory=dict
+    )  # files of the last ingest that nothing reads, by ending
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,6 +292,7 @@ def _index(experiment: Experiment, state: State) -> Index:
         documents, chunks = ledger.counts()
         failures = len(ledger.failures())
         lost = _is_lost(ledger, store, info)
+        ignored = json.loads(ledger.meta("ignored") or "{}")
     holder = held_by(state, lease_name(name))
     return Index(
         name=name,
@@ -300,6 +304,7 @@ def _index(experiment: Experiment, state: State) -> Index:
         failures=failures,
         holder=str(holder) if holder else None,
         ledger_lost=lost,
+        ignored=ignored,
     )
 
 

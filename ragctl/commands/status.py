@@ -118,6 +118,8 @@ def _endpoint(endpoint: Endpoint) -> str:
 
 
 def _index(index: Index) -> str:
+    from ragctl.sources.listing import not_read
+
     if not index.exists:
         text = "does not exist"
     elif index.ledger_lost:
@@ -129,4 +131,6 @@ def _index(index: Index) -> str:
         text = f"{index.mode}, {index.dimension:,} dimensions, {index.documents:,} documents in {index.chunks:,} chunks"
     if index.failures:
         text += f", {index.failures:,} failures waiting (ragctl failures CONFIG)"
+    if index.ignored:
+        text += f", {not_read(index.ignored)}"
     return text + (f", held by {index.holder}" if index.holder else "")
