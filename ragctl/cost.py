@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import yaml
 
-from ragctl.errors import ServiceError, StateError
+from ragctl.errors import NotFound, ServiceError, StateError
 
 if TYPE_CHECKING:
     from ragctl.config import Experiment
@@ -142,12 +142,13 @@ def at_hand(state: State) -> Prices:
 
 
 def _read(data: bytes) -> dict[str, Any]:
+    """The regions of a file of prices; whatever would not do as one is raised here, not where it is used."""
     document = json.loads(data)
     if document["schema"] != SCHEMA:
         raise ValueError(document["schema"])
     for fetched in document["regions"].values():
         date.fromisoformat(fetched["read"])
-        for usd in fetched.get("instances", {}).values():
+        for usd in fetched["instances"].values():
             float(usd)
     regions: dict[str, Any] = document["regions"]
     return regions
@@ -156,13 +157,18 @@ def _read(data: bytes) -> dict[str, Any]:
 def refresh(experiment: Experiment, state: State, *, dry_run: bool = False) -> int:
     """Fetch the prices of the region's instances from AWS into the state location; how many there are.
 
-    A dry run fetches them and keeps nothing.
+    A dry run fetches them and keeps nothing. Raises NotFound, and keeps what is there, when AWS lists none.
     """
     from ragctl.adapters.aws import region
     from ragctl.adapters.pricing import endpoint_prices
 
     name = region(experiment)
     instances = dict(endpoint_prices(experiment, name))
+    if not instances:
+        raise NotFound(
+            f"the {API} lists no instances of endpoints in {name}; the prices that were known are kept",
+            hint="see whether aws.region is one that has SageMaker endpoints, and try again later",
+        )
     if dry_run:
         return len(instances)
     found = state.read(NAME)

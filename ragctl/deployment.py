@@ -11,13 +11,16 @@ import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final, Literal
+from functools import cache
+from typing import TYPE_CHECKING, Final, Literal
 
 from ragctl.durations import seconds
 from ragctl.errors import ConfigError, StateError
 from ragctl.state import State, open_state
 
 if TYPE_CHECKING:
+    from pydantic import TypeAdapter
+
     from ragctl.blueprint import Role
     from ragctl.config import Experiment
 
@@ -142,8 +145,8 @@ def read(state: State, stack: str) -> tuple[Record | None, str | None]:
                 f"{state.place}/{name}: written by another version of ragctl ({document['schema']})",
                 hint="use that version, or remove the models with: ragctl teardown --orphans",
             )
-        return _decode(document), found.version
-    except (ValueError, TypeError, KeyError) as error:
+        return _shape().validate_json(found.data, strict=True), found.version
+    except (ValueError, TypeError, KeyError) as error:  # a ValidationError is a ValueError
         raise StateError(
             f"{state.place}/{name}: is damaged",
             hint="remove the file; what it named is found by its tags: ragctl teardown CONFIG --models",
@@ -166,13 +169,12 @@ def _encode(record: Record) -> bytes:
     return (json.dumps(document, indent=1) + "\n").encode()
 
 
-def _decode(document: Mapping[str, Any]) -> Record:
-    return Record(
-        stack=document["stack"],
-        region=document["region"],
-        models={role: Model(**model) for role, model in document["models"].items()},
-        resources=frozenset(Ref(**ref) for ref in document["resources"]),
-    )
+@cache
+def _shape() -> TypeAdapter[Record]:
+    """What a record must look like, down to the types of its values, so that whatever uses it need not ask."""
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(Record)
 
 
 # --- for the commands that use the endpoints -------------------------------------------------------------

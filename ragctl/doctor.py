@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from ragctl.backends import OpenAIEmbedding, OpenAIGeneration
     from ragctl.blueprint import Role
     from ragctl.config import Experiment, Source
+    from ragctl.state import State
 
 SDK_FLOOR: Final = (1, 44, 5)  # the first boto3 with text and hybrid search on S3 Vectors
 TIMEOUT_S: Final = 10.0
@@ -115,7 +116,8 @@ def checks(experiment: Experiment, path: Path) -> Iterator[tuple[str, bool, Look
     yield "state", experiment.state.startswith("s3://"), partial(_state, experiment)
     yield "runs", False, lambda: _writable(experiment.runs)
     yield from _model_checks(experiment)
-    yield "index", experiment.store.kind == "s3vectors", partial(_index, experiment)
+    on_aws = experiment.store.kind == "s3vectors" or experiment.state.startswith("s3://")
+    yield "index", on_aws, partial(_index, experiment)
     if aws:
         evaluates = ("eval",) if experiment.evaluation else ()
         deploys = ("deploy-models",) if "deployment" in iam.parts(experiment) else ()
@@ -224,17 +226,21 @@ def _index(experiment: Experiment) -> str:
     if not each:
         raise NotFound("no tenant has an index yet", hint="ragctl ingest CONFIG")
     for one in each:
-        _compare_index(one)
+        _compare_index(one, state)
     return ", ".join(one.store.index for one in each[:5]) + (" ..." if len(each) > 5 else "")
 
 
-def _compare_index(experiment: Experiment) -> None:
-    """Raise NotFound when the index is not there, Refused when it differs: as the commands would."""
+def _compare_index(experiment: Experiment, state: State) -> None:
+    """Raise NotFound when the index is not there, Refused when it differs or its ledger is lost: as ingest would."""
     from ragctl.adapters import open_embedder, open_store
+    from ragctl.ingest import reading_ledger
+    from ragctl.matching import refuse_lost_ledger
 
     store = open_store(experiment)
     try:
         info = indexes.require(store, experiment.store.index)
+        with reading_ledger(state, info.name) as ledger:
+            refuse_lost_ledger(ledger, store, info)
         try:
             spec = indexes.spec_of(experiment, open_embedder(experiment))
         except (ServiceError, ConfigError) as error:

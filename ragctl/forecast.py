@@ -20,6 +20,7 @@ from ragctl.planning import Plan, Planned
 from ragctl.rehearsal import CountingEmbedder, Rehearsal
 from ragctl.sampling import Amount
 from ragctl.saved_plan import World
+from ragctl.sources.listing import not_read
 from ragctl.tenancy import Registry, has_index_each, of_tenant
 
 if TYPE_CHECKING:
@@ -86,6 +87,8 @@ def forecast(
         guard.check()
         if has_index_each(experiment) and found:
             found[0] = _with_strays(found[0], experiment, listing)
+        if listing.ignored and found:
+            found[0] = replace(found[0], notes=(*found[0].notes, not_read(listing.ignored)))
     return found
 
 

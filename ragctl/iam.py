@@ -89,6 +89,14 @@ def _s3vectors() -> Iterator[Right]:
         part, (PLAN, INGEST), "ListVectors", INDEX, service=service, when="where the index has lost vectors"
     )
     yield _right(
+        part,
+        (STATUS, DOCTOR),
+        "ListVectors",
+        INDEX,
+        service=service,
+        when="where the index has no ledger, to tell whether that is lost",
+    )
+    yield _right(
         part, (PLAN,), "GetVectors", INDEX, service=service, when="where documents are in the index already"
     )
     yield _right(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sqlite3
 import tempfile
@@ -71,6 +72,9 @@ class IngestResult:
     dry_run: bool = False
     bill: IngestBill | None = None  # None: nothing was done
     gave_up: bool = False  # ended early, because more failed than `ingest.fail_threshold` allows
+    ignored: Mapping[str, int] = field(
+        default_factory=dict
+    )  # files of the sources that nothing reads, by ending
 
     @property
     def over_budget(self) -> bool:
@@ -134,6 +138,7 @@ class IngestResult:
             "stages": {name: round(seconds, 3) for name, seconds in self.stages.items()},
             "restored": self.restored,
             "gave_up": self.gave_up,
+            "ignored": dict(self.ignored),
             "cost": self.bill.to_json() if self.bill else None,
             "failures": [{"document": f.document, "stage": f.stage, "error": f.error} for f in self.failures],
         }
@@ -257,7 +262,7 @@ class _Run:
         s = self._s
         counts = self._progress.counts
         before = counts.written + counts.removed
-        mismatch = self._match_index()
+        mismatch = self._match_index(listing.ignored)
         plan = _plan(s.ledger, listing, s.fingerprints, self._options)
         self._refuse_mass_delete(plan.planned.delete_documents)
         counts.seen += plan.planned.keep_documents
@@ -307,9 +312,10 @@ class _Run:
             mismatch.lost,
             bill=self._progress.bill,
             gave_up=pipeline.gave_up,
+            ignored=listing.ignored,
         )
 
-    def _match_index(self) -> Mismatch:
+    def _match_index(self, ignored: Mapping[str, int]) -> Mismatch:
         """Make the index if it is absent, remove what a run that was killed left in it, and see what else is off."""
         s = self._s
         self._dimension.result()  # raises what the call ended with, instead of calling again
@@ -328,6 +334,7 @@ class _Run:
             dimension=str(spec.dimension),
             created=info.created,
             experiment=s.ledger.meta("experiment") or self._experiment.name,  # whose it is, for teardown
+            ignored=json.dumps(ignored),  # for status, which does not list the sources
         )
         if is_new:  # before the first put, so that a run that dies is not taken for a lost ledger
             s.ledger.publish(force=True)
@@ -376,7 +383,7 @@ def list_sources(experiment: Experiment) -> Listing:
     listing = Listing(tenancy.key if tenancy else None)
     for section in experiment.sources:
         try:
-            listing.add(open_source(section, experiment).list())
+            listing.add(open_source(section, experiment).list(listing.ignored))
         except sqlite3.IntegrityError as error:
             raise Refused(
                 f"sources.{section.name}: two files come under one document id",
@@ -426,9 +433,17 @@ def _dry_run(
     guard.check()
     counts = Counts(unchanged=planned.keep_documents, deleted=planned.delete_documents)
     plan.close()
-    index = experiment.store.index
     return IngestResult(
-        index, counts, documents, chunks, monotonic() - start, {}, [], planned=planned, dry_run=True
+        experiment.store.index,
+        counts,
+        documents,
+        chunks,
+        monotonic() - start,
+        {},
+        [],
+        planned=planned,
+        dry_run=True,
+        ignored=listing.ignored,
     )
 
 

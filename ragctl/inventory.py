@@ -12,12 +12,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from ragctl import instances
 from ragctl.blueprint import name_prefix
 from ragctl.deployment import CREATED_TAG, EXPIRES_TAG, KINDS, STACK_TAG, Record, Ref, is_past, scaling_of
 from ragctl.errors import PermissionDenied, ServiceError
 
 if TYPE_CHECKING:
     from ragctl.adapters.sagemaker_control import ControlPlane
+    from ragctl.instances import Variant
 
 log = logging.getLogger("ragctl.inventory")
 
@@ -38,7 +40,7 @@ class Found:
     reason: str | None = None  # why it failed, by the service
     created: str | None = None
     expires: str | None = None
-    instance: str | None = None  # "2 x ml.g5.2xlarge" where it costs
+    variants: tuple[Variant, ...] = ()  # of an endpoint, and of an endpoint config
     uses: frozenset[Ref] = frozenset()
     config: Ref | None = None  # of an endpoint: what it is on; an update under way uses another one as well
 
@@ -84,7 +86,7 @@ def _look(control: ControlPlane, ref: Ref, *, trusted: bool, stack: str | None) 
         reason=described.get("FailureReason"),
         created=tags.get(CREATED_TAG),
         expires=tags.get(EXPIRES_TAG),
-        instance=_instance(described) if ref.type == "endpoint-config" else None,
+        variants=instances.variants(described),
         uses=_uses(ref, described),
         config=_config(described) if ref.type == "endpoint" else None,
     )
@@ -137,11 +139,10 @@ def _described(control: ControlPlane, refs: Iterable[Ref]) -> list[Found]:
     return [Found(ref, None, uses=_uses(ref, described)) for ref, described in looked if described]
 
 
-def _instance(config: Mapping[str, Any]) -> str | None:
-    variant = config["ProductionVariants"][0]
-    if "InstanceType" not in variant:
-        return None
-    return f"{variant.get('InitialInstanceCount', 1)} x {variant['InstanceType']}"
+def behind(endpoint: Found, found: Iterable[Found]) -> tuple[Variant, ...]:
+    """What runs behind an endpoint that is among `found`; none where its config is not, or names no instances."""
+    config = next((item for item in found if item.ref == endpoint.config), None)
+    return instances.running(endpoint.variants, config.variants) if config else ()
 
 
 # --- plan ------------------------------------------------------------------------------------------------

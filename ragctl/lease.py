@@ -12,18 +12,16 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from pathlib import Path
 from uuid import uuid4
 
 from ragctl.errors import LeaseHeld, LeaseLost, RagctlError
+from ragctl.process import Process
 from ragctl.state import Conflict, State
 
 log = logging.getLogger("ragctl.lease")
@@ -47,7 +45,7 @@ class Holder:
     started: str  # start time of the process, so that a reused pid is not taken for it
     command: str
     expires: float
-    space: str = ""  # in which its pid means something, see `_space`; "" where that is not known
+    space: str = ""  # in which its pid means something, see `Process`
 
     def __post_init__(self) -> None:
         """Raise ValueError for what no holder has ever written."""
@@ -57,6 +55,10 @@ class Holder:
             raise ValueError("a lease of other types")
         if not 0 <= self.expires < YEAR_10000_S:  # which NaN is not, either; a text is a TypeError
             raise ValueError(f"a lease until {self.expires}")
+
+    @property
+    def process(self) -> Process:
+        return Process(self.host, self.pid, self.started, self.space)
 
     def __str__(self) -> str:
         until = datetime.fromtimestamp(self.expires, UTC).strftime("%Y-%m-%d %H:%M:%S")
@@ -272,16 +274,12 @@ def _next_fence(before: Holder | None) -> int:
 
 
 def _ourselves(command: str, *, fence: int, ttl_s: float) -> Holder:
-    pid = os.getpid()
     return Holder(
         id=uuid4().hex,
         fence=fence,
-        host=socket.gethostname(),
-        pid=pid,
-        started=_started(pid) or "",
         command=command,
         expires=time.time() + ttl_s,
-        space=_space(),
+        **asdict(Process.ourselves()),
     )
 
 
@@ -304,8 +302,8 @@ def _is_over(holder: Holder) -> bool:
 
 
 def _is_here(holder: Holder) -> bool:
-    """Whether the holder's pid is one that we can look up. Containers may share a name and not their processes."""
-    return holder.host == socket.gethostname() and holder.space in ("", _space()) and bool(holder.started)
+    """Whether the holder's pid is one that we can look up."""
+    return holder.process.is_here
 
 
 def _is_free(holder: Holder) -> bool:
@@ -315,26 +313,7 @@ def _is_free(holder: Holder) -> bool:
 
 def _is_dead(holder: Holder) -> bool:
     """Whether we can see that its process is no more."""
-    return _is_here(holder) and _started(holder.pid) != holder.started
-
-
-def _space() -> str:
-    """Where our pid means something: this boot of the kernel, and our PID namespace in it; "" without /proc."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
-    except OSError:
-        return ""
-
-
-def _started(pid: int) -> str | None:
-    """When process `pid` of this machine started, in clock ticks since boot; None: no such process (or no /proc)."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return None
-    fields = stat.rpartition(")")[2].split()
-    return None if fields[0] == "Z" else fields[19]  # proc(5): field 22, counted from after the name
+    return holder.process.is_dead
 
 
 def _clock() -> float:

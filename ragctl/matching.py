@@ -40,13 +40,36 @@ class Mismatch:
     strays: tuple[str, ...] = ()
 
 
+def is_filled(ledger: Ledger) -> bool:
+    """Whether an ingest or a rebuild has ever worked on it; else nothing that it lacks says anything of the index."""
+    return ledger.meta("created") is not None
+
+
+def is_lost(ledger: Ledger, store: VectorStore, info: IndexInfo | None) -> bool:
+    """Whether the index holds chunks and the ledger was never filled: it is lost, or is another one's."""
+    return info is not None and not is_filled(ledger) and next(store.keys(), None) is not None
+
+
 def refuse_lost_ledger(ledger: Ledger, store: VectorStore, info: IndexInfo | None) -> None:
-    """Raise Refused when the index holds chunks and the ledger was never filled: it is lost, or is another one's."""
-    if info is not None and ledger.meta("created") is None and next(store.keys(), None) is not None:
+    """Raise Refused where `is_lost`."""
+    if info is not None and is_lost(ledger, store, info):
         raise Refused(
             f"index {info.name} holds chunks, but there is no whole ledger of it ({ledger.place})",
             hint=REBUILD,
         )
+
+
+def warn_unless_filled(ledger: Ledger, index: str) -> bool:
+    """Say that what the ledger lacks is unknown rather than absent, for a command that does not look at the index;
+    whether it is filled.
+    """
+    if not is_filled(ledger):
+        log.warning(
+            "nothing was ever ingested into %s, or its ledger is lost (%s); then: ragctl ledger rebuild CONFIG",
+            index,
+            ledger.place,
+        )
+    return is_filled(ledger)
 
 
 def match(ledger: Ledger, store: VectorStore, info: IndexInfo | None, max_strays: float) -> Mismatch:
@@ -55,7 +78,7 @@ def match(ledger: Ledger, store: VectorStore, info: IndexInfo | None, max_strays
     `info` is what the index is like, None where there is none. Raises Refused when more than the share `max_strays`
     of what the index holds is unknown to the ledger, which then is an old or a wrong one.
     """
-    if ledger.meta("created") is None:
+    if not is_filled(ledger):
         return Mismatch()
     if info is None:
         return _all_lost(ledger)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
+from collections import Counter
 from collections.abc import Collection, Generator, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
@@ -79,6 +80,7 @@ class Listing:
         if tenant_key is not None:
             self._db.execute("CREATE INDEX files_of_tenant ON files (tenant, id)")
         self._part, self._tenant = "", dict[str, str | None]()
+        self.ignored = Counter[str]()  # files beside them that nothing reads, by ending
 
     def add(self, files: Iterable[SourceFile]) -> None:
         """Take in the files of a source. Raises sqlite3.IntegrityError when an id is there already."""
@@ -165,6 +167,7 @@ class _Part(Listing):
     def __init__(self, db: sqlite3.Connection, tenant: str | None) -> None:
         self._db = db
         self._part, self._tenant = "WHERE tenant IS :tenant", {"tenant": tenant}
+        self.ignored = Counter()  # nobody knows whose they are
 
     def close(self) -> None:
         """Nothing is ours."""

@@ -6,7 +6,7 @@ import json
 import platform
 import subprocess
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -22,6 +22,7 @@ import yaml
 from ragctl import __version__
 from ragctl.errors import MissingExtra, StateError
 from ragctl.metrics import LATENCY_METRICS
+from ragctl.process import Process
 from ragctl.state import write_whole
 
 if TYPE_CHECKING:
@@ -60,7 +61,8 @@ WORST = 20  # questions shown in full
 class Run:
     """One run of a command that leaves a record: `<runs>/<UTC time>-<command>-<short id>/run.json`.
 
-    The file says "running" from the start, so a run that was killed is not taken for one that never was.
+    The file says "running" from the start, so a run that was killed is not taken for one that never was, and by which
+    process, so that it is not taken for one that still runs.
     """
 
     id: str
@@ -81,6 +83,7 @@ class Run:
             "id": identity,
             "command": command,
             "started": _timestamp(started),
+            "process": asdict(Process.ourselves()),
             "versions": versions(),
             "config": dict(config),
         }

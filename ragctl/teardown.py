@@ -13,12 +13,12 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from ragctl import deployment
+from ragctl import deployment, instances
 from ragctl.cost import per_hour
 from ragctl.deployment import KINDS, Ref, is_past
 from ragctl.errors import LeaseHeld, ServiceError, Throttled
 from ragctl.indexes import Resource
-from ragctl.inventory import Found, Selection, find, in_account, plan
+from ragctl.inventory import Found, Selection, behind, find, in_account, plan
 from ragctl.lease import hold
 
 if TYPE_CHECKING:
@@ -273,15 +273,13 @@ def with_costs(
 
 def _costs(found: Collection[Found], prices: Callable[[str], Price | None]) -> dict[tuple[str, str], str]:
     """What each endpoint costs, by type and name, in words."""
-    instances: dict[Ref | None, str] = {item.ref: item.instance for item in found if item.instance}
     costs: dict[tuple[str, str], str] = {}
     for item in found:
-        if item.config in instances:
-            count, _, kind = instances[item.config].partition(" x ")
-            price = prices(kind)
-            costs[item.ref.type, item.ref.name] = (
-                f"costs {per_hour(price.usd * int(count))}" if price else f"costs an unknown price ({kind})"
-            )
+        if item.ref.type == "endpoint" and (variants := behind(item, found)):
+            usd = instances.usd_per_hour(variants, prices)
+            kinds = ", ".join(dict.fromkeys(str(variant.instance_type) for variant in variants))
+            words = f"an unknown price ({kinds})" if usd is None else per_hour(usd)
+            costs[item.ref.type, item.ref.name] = f"costs {words}"
     return costs
 
 

@@ -55,7 +55,8 @@ def ingest_tenants(
         planned = _each(experiment, state, options, Progress(), listing, _union(registry, listing))
         _guard(experiment, options, planned).check()
         counts = _sum(Counts, [result.counts for result in planned])
-        return replace(_joined(experiment, planned, strays(experiment, listing), counts, start), dry_run=True)
+        result = _joined(experiment, planned, strays(experiment, listing), counts, start)
+        return replace(result, dry_run=True, ignored=listing.ignored)
     stopping = progress.stopping.is_set
     with hold(state, lease_name(experiment.store.index), "ingest", wait_s=options.wait_s, stopping=stopping):
         listing = list_sources(experiment)
@@ -70,7 +71,8 @@ def ingest_tenants(
             log_failure(failure)
         listing.close()
     progress.counts.failed += len(lost)
-    return replace(_joined(experiment, done, lost, progress.counts, start), bill=progress.bill)
+    result = _joined(experiment, done, lost, progress.counts, start)
+    return replace(result, bill=progress.bill, ignored=listing.ignored)
 
 
 def strays(experiment: Experiment, listing: Listing) -> list[Failure]:

@@ -10,7 +10,7 @@ import pytest
 from ragctl import cost
 from ragctl.adapters import aws
 from ragctl.cost import GIB, Price, Prices
-from ragctl.errors import StateError
+from ragctl.errors import NotFound, StateError
 from ragctl.state import LocalState
 from tests.deployments import Region, environment, region_in
 
@@ -63,6 +63,8 @@ def test_another_region_is_added(region: Region) -> None:
         "[]",
         '{"schema": "ragctl.prices/2", "regions": {}}',
         '{"schema": "ragctl.prices/1", "regions": {"r": {}}}',
+        '{"schema": "ragctl.prices/1", "regions": {"r": {"read": "2026-11-20", "instances": {"ml.a": "dear"}}}}',
+        '{"schema": "ragctl.prices/1", "regions": {"r": {"read": "2026-11-20", "instances": []}}}',
     ],
 )
 def test_damaged_prices_are_told(tmp_path: Path, damaged: str) -> None:
@@ -81,6 +83,19 @@ def test_damaged_prices_are_fetched_again(region: Region) -> None:
     cost.refresh(region.experiment(), state)
     assert cost.load(state).instance("ml.m5.large", "eu-west-1") is not None
     assert json.loads((region.state / cost.NAME).read_text())["schema"] == "ragctl.prices/1"
+
+
+def test_no_price_at_all_replaces_none(region: Region) -> None:
+    """A list without an instance is no list: it is refused, and what was fetched before stays, on a dry run as well."""
+    state = LocalState(region.state)
+    cost.refresh(region.experiment(), state)
+    before = (region.state / cost.NAME).read_bytes()
+    region.control.prices = {}
+    for dry_run in (True, False):
+        with pytest.raises(NotFound, match="lists no instances of endpoints in eu-west-1") as caught:
+            cost.refresh(region.experiment(), state, dry_run=dry_run)
+        assert "aws.region" in str(caught.value.hint)
+    assert (region.state / cost.NAME).read_bytes() == before
 
 
 def test_s3_vectors_where_the_price_is_known() -> None:

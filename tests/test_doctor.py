@@ -96,6 +96,17 @@ def test_an_index_that_differs_is_told_with_its_differences(folder: Path) -> Non
     assert "dimension: the index has 256, the experiment asks for 128" in found.detail
 
 
+def test_a_lost_ledger_is_told_with_what_makes_it_anew(folder: Path) -> None:
+    """Every ingest would be refused, so the index is not ok, whether or not its settings can be compared."""
+    path = folder / "experiment.yaml"
+    fill(path)
+    (folder / "state" / "test" / "ledger.sqlite").unlink()
+    found = findings(path)["index"]
+    assert found.status == "missing"
+    assert found.detail.startswith("index test holds chunks, but there is no whole ledger of it (")
+    assert found.detail.endswith("make the ledger anew: ragctl ledger rebuild CONFIG)")
+
+
 def test_every_fault_is_told_in_one_run(folder: Path) -> None:
     """A folder that is not there, a place that cannot be written, a package that is not installed."""
     path = folder / "experiment.yaml"

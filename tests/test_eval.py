@@ -128,3 +128,13 @@ def test_an_experiment_without_questions_is_exit_2(tmp_path: Path) -> None:
     ended = ragctl("eval", experiment(tmp_path))
     assert ended.status == 2
     assert "has no evaluation section" in ended.err
+
+
+def test_without_a_ledger_no_document_is_called_absent(config: Path) -> None:
+    """The index answers all the same; that nobody knows what is in it is said, with what makes the ledger anew."""
+    (config.parent / "state" / "test" / "ledger.sqlite").unlink()
+    ended = evaluated(config)
+    assert (ended.status, ended.json["metrics"]["nDCG@10"]["value"]) == (0, 1.0)
+    assert "not indexed" not in ended.err
+    assert "or its ledger is lost" in ended.err
+    assert "ragctl ledger rebuild CONFIG" in ended.err

@@ -22,7 +22,7 @@ from ragctl.errors import QuotaExceeded, Refused, ServiceError
 from ragctl.ingest import IngestOptions, IngestResult, Progress, ingest
 from ragctl.loading import load
 from ragctl.state import open_state
-from tests.cli import experiment, ragctl, write_docs
+from tests.cli import experiment, in_process, ragctl, write_docs
 from tests.pdfs import encrypted_pdf
 from tests.places import embedding_at
 from tests.servers import openai_server
@@ -324,6 +324,40 @@ def test_a_lost_ledger_is_rebuilt_from_the_index(folder: Path) -> None:
     result = run(folder)
     assert (result.counts.deleted, result.chunks) == (1, 9)
     assert {k: m for k, m in before.items() if m["document"] != "docs/d3.md"} == stored(folder)
+
+
+def test_failures_without_a_ledger_are_not_taken_for_none(folder: Path) -> None:
+    """Nobody knows what failed: it is said, with what makes the ledger anew, and an index that has one is not named."""
+    config = folder / "experiment.yaml"
+    run(folder)
+    known = ragctl("failures", config)
+    assert (known.status, known.out, known.err) == (0, "no failures\n", "")
+    (folder / "state" / "test" / "ledger.sqlite").unlink()
+    lost = ragctl("failures", config)
+    assert (lost.status, lost.out) == (0, "no failures are known\n")
+    assert "or its ledger is lost" in lost.err
+    assert lost.err.rstrip().endswith("ragctl ledger rebuild CONFIG")
+    assert ragctl("failures", config, "--json").json["without_ledger"] == ["test"]
+
+
+def test_files_that_nothing_reads_are_told(folder: Path) -> None:
+    """Nobody is to think that they are in the index: one line more, and none where there is nothing to do."""
+    words = "types that ragctl does not read: 2 .pptx, 1 .zip"
+    config = folder / "experiment.yaml"
+    for name in ("a.pptx", "b.PPTX", "c.zip"):
+        (folder / "docs" / name).touch()
+    looked = in_process("ingest", config, "--dry-run")
+    assert looked.out.splitlines()[1:] == [f"  {words}"]
+    assert f"  {words}\n" in in_process("plan", config).out
+    assert f"  {words}\n" in in_process("ingest", config).out
+    idle = in_process("ingest", config)
+    assert idle.out == f"test: nothing to do, 10 documents in 10 chunks; {words}\n"
+    assert in_process("status", config).out.splitlines()[0].endswith(f", {words}")
+    assert in_process("ingest", config, "--json").json["ignored"] == {".pptx": 2, ".zip": 1}
+    for path in (folder / "docs").glob("*.[pPz]*"):
+        path.unlink()
+    assert in_process("ingest", config).out == "test: nothing to do, 10 documents in 10 chunks\n"
+    assert "ragctl does not read" not in in_process("status", config).out + in_process("plan", config).out
 
 
 def test_an_empty_corpus_is_said(tmp_path: Path) -> None:

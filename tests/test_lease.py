@@ -18,6 +18,7 @@ import pytest
 from ragctl import lease as lease_module
 from ragctl.errors import LeaseHeld, LeaseLost
 from ragctl.lease import Holder, acquire, decode, held_by, hold
+from ragctl.process import Process
 from ragctl.state import LocalState
 
 NAME = "papers/lease.json"
@@ -175,7 +176,7 @@ def test_a_process_of_another_container_is_not_taken_for_dead(state: LocalState)
     leave(state, **here, space="another boot pid:[4026531836]")
     with pytest.raises(LeaseHeld):
         acquire(state, NAME, "ingest", wait_s=0)
-    leave(state, **here, space=lease_module._space())
+    leave(state, **here, space=Process.ourselves().space)
     with hold(state, NAME, "ingest") as lease:
         assert lease.fence == 5
 

@@ -79,7 +79,8 @@ def test_a_finished_run_holds_the_payload_beside_the_head(tmp_path: Path) -> Non
     run.finish("failed", {"counts": {"documents": 3}, "failures": []})
     record = saved(run)
     assert list(record) == [
-        "schema", "id", "command", "started", "versions", "config", "status", "ended", "seconds", "counts", "failures"
+        "schema", "id", "command", "started", "process", "versions", "config", "status", "ended", "seconds", "counts",
+        "failures",
     ]  # fmt: skip
     assert (record["status"], record["counts"]) == ("failed", {"documents": 3})
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", str(record["ended"]))

@@ -3,6 +3,7 @@
 import logging
 import os
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from ragctl.errors import ConfigError, DocumentError, NotFound, Refused, Service
 from ragctl.parsing import parse
 from ragctl.records import SourceFile
 from ragctl.sources import Source, open_source
+from ragctl.sources.listing import TYPES_KEPT, not_read
 
 
 def source(path: Path, **settings: Any) -> Source:
@@ -78,6 +80,24 @@ def test_ignored_types_are_counted(folder: Path, caplog: pytest.LogCaptureFixtur
     caplog.set_level(logging.INFO, "ragctl")
     ids(source(folder))
     assert "sources.papers: 3 files of types .png, .zip, none ignored" in caplog.messages
+
+
+def test_what_nothing_reads_is_counted_by_type(folder: Path) -> None:
+    """For whoever lists, and bounded: names with dots in them are no types, and a source may have any number of those."""
+    for n in range(40):
+        (folder / f"scan.{n:04}").touch()
+    for name in ("slides.pptx", "more.PPTX", "v1. the one that was sent", "odd.\x1b[1m"):
+        (folder / name).touch()
+    ignored = Counter[str]()
+    listed = list(source(folder).list(ignored))
+    assert len(listed) == 4
+    assert ignored[".pptx"] == 2
+    assert len(ignored) == TYPES_KEPT + 1
+    assert ignored.total() == 3 + 40 + 4  # the fixture has three
+    assert not_read(ignored) == (
+        "types that ragctl does not read: 2 .pptx, 1 .0000, 1 .0001, 1 .0002, 1 .0003, 41 others"
+    )
+    assert not_read({"none": 1, ".zip": 1200}) == "types that ragctl does not read: 1,200 .zip, 1 without"
 
 
 def test_a_type_asked_for_is_listed_and_fails_clearly(folder: Path) -> None:

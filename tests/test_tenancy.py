@@ -554,6 +554,15 @@ def test_one_report_tells_of_all_indexes(each: Path) -> None:
     assert found(each, "initech") == ["docs/initech/first.md"]
 
 
+def test_files_that_nothing_reads_are_told_once_for_all_tenants(each: Path) -> None:
+    """Nobody knows whose they would be."""
+    write_docs(each.parent, {"acme/slides.pptx": "", "GLOBEX/slides.pptx": ""})
+    words = "types that ragctl does not read: 2 .pptx"
+    assert ragctl("ingest", each, "--dry-run").out.splitlines()[1:] == [f"  {words}"]
+    assert ragctl("plan", each).out.count(words) == 1
+    assert ragctl("ingest", each).out == f"test: nothing to do, 12 documents in 12 chunks; {words}\n"
+
+
 def test_a_tenant_without_an_index_is_not_found(each: Path) -> None:
     """Exit 8; nobody else's index is opened instead."""
     ended = ragctl("query", each, "Text", "--tenant", "Acme")

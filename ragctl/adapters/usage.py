@@ -6,7 +6,6 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
 from ragctl.adapters.aws import aws_errors, client
-from ragctl.deployment import VARIANT
 
 if TYPE_CHECKING:
     from ragctl.config import Experiment
@@ -15,8 +14,11 @@ LOOKED_BACK: Final = timedelta(days=14)
 HOUR_S: Final = 3_600
 
 
-def last_used(experiment: Experiment, endpoint: str) -> datetime | None:
-    """The hour in which the endpoint was last called; None: not within 14 days. Metrics come some minutes late."""
+def last_used(experiment: Experiment, endpoint: str, variant: str) -> datetime | None:
+    """The hour in which the endpoint's variant was last called; None: not within `LOOKED_BACK`.
+
+    Metrics come some minutes late.
+    """
     until = datetime.now(UTC)
     with aws_errors("cloudwatch:GetMetricStatistics", f"endpoint {endpoint}"):
         answer = client("cloudwatch", experiment).get_metric_statistics(
@@ -24,7 +26,7 @@ def last_used(experiment: Experiment, endpoint: str) -> datetime | None:
             MetricName="Invocations",
             Dimensions=[
                 {"Name": "EndpointName", "Value": endpoint},
-                {"Name": "VariantName", "Value": VARIANT},
+                {"Name": "VariantName", "Value": variant},
             ],
             StartTime=until - LOOKED_BACK,
             EndTime=until,

@@ -157,10 +157,14 @@ def _evaluate(
 
 
 def _warn_of_absent(experiment: Experiment, questions: tuple[Question, ...]) -> None:
-    """Say how many documents that should be found are not in the index: their questions cannot score."""
+    """Say how many documents that should be found are not in the index: their questions cannot score.
+
+    Without a ledger nobody knows, and that is said instead.
+    """
     import logging
 
     from ragctl.ingest import reading_ledger
+    from ragctl.matching import warn_unless_filled
     from ragctl.state import open_state
     from ragctl.tenancy import per_index
 
@@ -168,6 +172,8 @@ def _warn_of_absent(experiment: Experiment, questions: tuple[Question, ...]) -> 
     state = open_state(experiment)
     for one in per_index(experiment, state):
         with reading_ledger(state, one.store.index) as ledger:
+            if not warn_unless_filled(ledger, one.store.index):
+                return
             absent = {id_ for id_ in absent if ledger.document(id_) is None and not ledger.file(id_)}
     if absent:
         some = ", ".join(sorted(absent)[:3])

@@ -30,34 +30,43 @@ def command(
     """
     output = setup(json_output=json_output, quiet=quiet, verbose=verbose, log_json=log_json)
     experiment = load(config, overrides)
-    failures = _failures(experiment)
+    failures, unfilled = _failures(experiment)
 
     def show() -> None:
         for failure in failures:
             line = f"{failure.document} ({failure.stage}, {failure.attempts} times): {failure.error}"
             typer.echo(printable(line))
         if not failures:
-            typer.echo("no failures")
+            typer.echo("no failures are known" if unfilled else "no failures")
 
     output.result(
-        {"schema": "ragctl.failures/1", "failures": [asdict(failure) for failure in failures]}, show
+        {
+            "schema": "ragctl.failures/1",
+            "failures": [asdict(failure) for failure in failures],
+            "without_ledger": unfilled,
+        },
+        show,
     )
 
 
-def _failures(experiment: Experiment) -> list[Failure]:
-    """Those that the ledgers keep, and the files that no tenant's index takes."""
+def _failures(experiment: Experiment) -> tuple[list[Failure], list[str]]:
+    """Those that the ledgers keep, and the files that no tenant's index takes; and the indexes without a ledger."""
     from ragctl import tenancy
     from ragctl.indexes import named
     from ragctl.ingest import list_sources, reading_ledger
+    from ragctl.matching import warn_unless_filled
     from ragctl.state import open_state
     from ragctl.tenants import strays
 
     state = open_state(experiment)
     found: list[Failure] = []
+    unfilled: list[str] = []
     for each in named(experiment):
         for one in tenancy.per_index(each, state):
             with reading_ledger(state, one.store.index) as ledger:
                 found += ledger.failures()
+                if not warn_unless_filled(ledger, one.store.index):
+                    unfilled.append(one.store.index)
     if tenancy.has_index_each(experiment):
         found += strays(experiment, list_sources(experiment))
-    return found
+    return found, unfilled

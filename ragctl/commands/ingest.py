@@ -167,7 +167,10 @@ def _ingest(
 
 
 def show(result: IngestResult, run: str | None, output: Output) -> None:
+    from ragctl.sources.listing import not_read
+
     c = result.counts
+    left_out = not_read(result.ignored) if result.ignored else None
     if result.dry_run:
         p = result.planned
         assert p is not None
@@ -175,6 +178,8 @@ def show(result: IngestResult, run: str | None, output: Output) -> None:
             f"would add {p.add:,} files, look into {p.check:,}, leave {p.keep:,} alone and remove {p.delete:,} "
             f"({p.delete_documents:,} documents)"
         )
+        if left_out:
+            typer.echo(f"  {left_out}")
         return
     idle = not (c.added or c.changed or c.deleted or c.failed or c.empty or c.removed or c.written)
     if idle and _stopped(result):
@@ -184,6 +189,7 @@ def show(result: IngestResult, run: str | None, output: Output) -> None:
     if idle:
         typer.echo(
             f"{result.index}: nothing to do, {result.documents:,} documents in {result.chunks:,} chunks"
+            + (f"; {left_out}" if left_out else "")
         )
         return
     parts = [
@@ -204,6 +210,8 @@ def show(result: IngestResult, run: str | None, output: Output) -> None:
     typer.echo(
         f"  chunks: {c.embedded:,} embedded{reused}, {c.written:,} written{gone}, {result.chunks:,} in the index"
     )
+    if left_out:
+        typer.echo(f"  {left_out}")
     if result.interrupted:
         typer.echo("  interrupted; what was done is saved, and the next run carries on")
     if result.restored:

@@ -11,6 +11,12 @@ from ragctl.commands.options import Json, LogJson, Quiet, Set, Verbose, load, se
 if TYPE_CHECKING:
     from ragctl.status import Endpoint, Index, Status
 
+ENDS = {"died": "ended without a word", "unknown": "running, or ended without a word"}
+WITHOUT_CONFIG = (
+    "prices are kept in an experiment's state location: ragctl status CONFIG shows what its models cost"
+)
+WITHOUT_PRICES = "prices that are unknown may be fetched: ragctl prices refresh CONFIG"
+
 
 def command(
     config: Annotated[
@@ -28,7 +34,8 @@ def command(
 ) -> None:
     """Show what exists and what it costs: endpoints, indexes, who works on them, and how the last runs ended.
 
-    Without CONFIG: everything in the account and region of the environment that carries ragctl's tags, orphans too.
+    Without CONFIG: everything in the account and region of the environment that carries ragctl's tags, orphans too,
+    with prices where .ragctl/state in the current folder has some.
 
     \b
     Examples:
@@ -40,6 +47,8 @@ def command(
 
     status = _of_account(overrides) if config is None else _of_experiment(config, overrides)
     output.result(status.to_json(), lambda: _show(status))
+    if any(endpoint.ours and endpoint.usd_per_hour is None for endpoint in status.endpoints):
+        output.say(WITHOUT_CONFIG if config is None else WITHOUT_PRICES)
     if status.faults:
         raise ServiceError(
             "not everything could be looked at:\n  " + "\n  ".join(dict.fromkeys(status.faults))
@@ -82,7 +91,8 @@ def _show(status: Status) -> None:
     for run in status.runs:
         verdict = f", gate {run.verdict}" if run.verdict and run.verdict != "none" else ""
         seconds = f" in {run.seconds:,.0f} s" if run.seconds is not None else ""
-        typer.echo(f"{run.started} {run.command}: {run.status}{seconds}{verdict}  {shown(run.path)}")
+        how = ENDS.get(run.status, run.status)
+        typer.echo(f"{run.started} {run.command}: {how}{seconds}{verdict}  {shown(run.path)}")
     if not (status.endpoints or status.others or status.indexes or status.buckets or status.runs):
         typer.echo("nothing")
 
@@ -99,17 +109,28 @@ def _endpoint(endpoint: Endpoint) -> str:
         parts.append(f"{endpoint.age_hours:,.1f} hours old")
     if endpoint.expires:
         parts.append(f"{'EXPIRED' if endpoint.expired else 'expires'} {endpoint.expires}")
-    if endpoint.use == "known":
-        parts.append(f"last used {endpoint.last_used}" if endpoint.last_used else "not used for 14 days")
+    if endpoint.last_used:
+        parts.append(f"last used {endpoint.last_used}")
+    elif endpoint.use_known_since:
+        parts.append(f"not used since {endpoint.use_known_since}")
     parts += ["orphan"] if endpoint.orphan else []
     return ", ".join(parts)
 
 
 def _index(index: Index) -> str:
+    from ragctl.sources.listing import not_read
+
     if not index.exists:
         text = "does not exist"
+    elif index.ledger_lost:
+        text = (
+            f"{index.mode}, {index.dimension:,} dimensions, holds chunks but its ledger is lost: "
+            "ragctl ledger rebuild CONFIG"
+        )
     else:
         text = f"{index.mode}, {index.dimension:,} dimensions, {index.documents:,} documents in {index.chunks:,} chunks"
     if index.failures:
         text += f", {index.failures:,} failures waiting (ragctl failures CONFIG)"
+    if index.ignored:
+        text += f", {not_read(index.ignored)}"
     return text + (f", held by {index.holder}" if index.holder else "")

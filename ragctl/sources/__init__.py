@@ -6,6 +6,7 @@ changed since the last time.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Protocol
 
@@ -26,8 +27,8 @@ class Source(Protocol):
     @property
     def name(self) -> str: ...
 
-    def list(self) -> Iterator[SourceFile]:
-        """Every file, in no promised order.
+    def list(self, ignored: Counter[str] | None = None) -> Iterator[SourceFile]:
+        """Every file, in no promised order. `ignored` takes the number of those that nothing here reads, by ending.
 
         Raises ConfigError when there is no such place, Refused when the listing would be incomplete, and
         ServiceError when a service fails; what was yielded before an error must not be taken for everything.

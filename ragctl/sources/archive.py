@@ -6,6 +6,7 @@ import lzma
 import os
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -32,7 +33,7 @@ class ZipArchive:
     def name(self) -> str:
         return self.rules.name
 
-    def list(self) -> Iterator[SourceFile]:
+    def list(self, ignored: Counter[str] | None = None) -> Iterator[SourceFile]:
         """Every member that the globs ask for. See `Source.list`."""
         listing = Listing(self.rules)
         try:
@@ -52,7 +53,7 @@ class ZipArchive:
                     size=member.file_size,
                     stamp=f"{mtime}-{member.CRC:08x}",
                 )
-        listing.report()
+        listing.report(ignored)
 
     def read(self, file: SourceFile) -> bytes:
         """The member's bytes, unpacked up to the limit whatever size it claims. See `Source.read`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from ragctl.errors import ConfigError, DocumentError, Refused
 from ragctl.globs import (
@@ -21,11 +21,20 @@ from ragctl.records import Metadata, SourceFile
 
 if TYPE_CHECKING:
     import re
+    from collections.abc import Mapping
     from pathlib import Path
 
     from ragctl.config import SourceSection
 
 logger = logging.getLogger(__name__)
+
+NO_ENDING: Final = "none"
+OTHERS: Final = "others"
+TYPES_KEPT: Final = (
+    20  # of those that nothing reads, by source; the rest is counted together, for names may be anything
+)
+TYPES_SHOWN: Final = 5
+LONGEST_TYPE: Final = 12  # characters of an ending; what is longer is a name with a dot in it
 
 
 @dataclass(frozen=True)
@@ -80,7 +89,7 @@ class Listing:
             return False
         if suffix(path) in SUFFIXES or self.rules.explicit.fullmatch(path):
             return True
-        self.ignored[suffix(path) or "none"] += 1
+        self.ignored[suffix(path) or NO_ENDING] += 1
         return False
 
     def file(self, path: str, *, location: str, size: int, stamp: str) -> SourceFile:
@@ -104,8 +113,10 @@ class Listing:
             return self.rules.metadata
         return {**self.rules.metadata, **found}
 
-    def report(self) -> None:
-        """Log what was left out."""
+    def report(self, ignored: Counter[str] | None) -> None:
+        """Log what was left out, and add what nothing reads to `ignored`."""
+        if ignored is not None:
+            ignored.update(_bounded(self.ignored))
         where = f"sources.{self.rules.name}"
         if self.ignored:
             types = ", ".join(sorted(self.ignored))
@@ -114,6 +125,28 @@ class Listing:
             logger.info("%s: %d symbolic links not followed", where, self.links)
         if self.bare:
             logger.info("%s: path_metadata does not fit %d files", where, self.bare)
+
+
+def _bounded(ignored: Counter[str]) -> Counter[str]:
+    """The commonest endings, with all else as OTHERS."""
+    plain = {e: n for e, n in ignored.items() if len(e) <= LONGEST_TYPE and e.isprintable()}
+    kept = Counter(dict(_commonest(plain, TYPES_KEPT)))
+    rest = ignored.total() - kept.total()
+    return kept + Counter({OTHERS: rest})  # which drops a count of 0
+
+
+def _commonest(counts: Mapping[str, int], limit: int) -> list[tuple[str, int]]:
+    return sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:limit]
+
+
+def not_read(ignored: Mapping[str, int]) -> str:
+    """What `report` gave, for people, who may think that these files are in the index."""
+    endings = {ending: count for ending, count in ignored.items() if ending != OTHERS}
+    shown = _commonest(endings, TYPES_SHOWN)
+    others = sum(ignored.values()) - sum(count for _, count in shown)
+    parts = [f"{count:,} {'without' if ending == NO_ENDING else ending}" for ending, count in shown]
+    parts += [f"{others:,} {OTHERS}"] if others else []
+    return f"types that ragctl does not read: {', '.join(parts)}"
 
 
 def incomplete(name: str, path: str | Path, error: Exception) -> Refused:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +33,7 @@ class LocalFolder:
     def name(self) -> str:
         return self.rules.name
 
-    def list(self) -> Iterator[SourceFile]:
+    def list(self, ignored: Counter[str] | None = None) -> Iterator[SourceFile]:
         """Every file that the globs ask for, with one stat for each. See `Source.list`."""
         listing = Listing(self.rules)
         try:
@@ -48,7 +49,7 @@ class LocalFolder:
             yield from self._walk(listing)
         except OSError as error:
             raise incomplete(self.name, error.filename or self.root, error) from error
-        listing.report()
+        listing.report(ignored)
 
     def read(self, file: SourceFile) -> bytes:
         """The file's bytes. See `Source.read`."""

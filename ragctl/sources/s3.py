@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -29,7 +30,7 @@ class S3Prefix:
     def name(self) -> str:
         return self.rules.name
 
-    def list(self) -> Iterator[SourceFile]:
+    def list(self, ignored: Counter[str] | None = None) -> Iterator[SourceFile]:
         """Every object that the globs ask for, 1,000 to a call. See `Source.list`."""
         listing = Listing(self.rules)
         root = f"{self.prefix.rstrip('/')}/" if self.prefix.strip("/") else ""
@@ -43,7 +44,7 @@ class S3Prefix:
                     size=listed["Size"],
                     stamp=f"{listed['ETag'].strip(chr(34))}-{listed['Size']}",
                 )
-        listing.report()
+        listing.report(ignored)
 
     def read(self, file: SourceFile) -> bytes:
         """The object's bytes. See `Source.read`; ServiceError when S3 fails."""

@@ -21,7 +21,8 @@ class Scaling:
         self.targets: dict[str, dict[str, Any]] = {}
         self.policies: dict[tuple[str, str], dict[str, Any]] = {}
         self.alarms: dict[str, dict[str, Any]] = {}
-        self.invocations: dict[str, dict[float, float]] = {}  # endpoint -> epoch seconds -> calls in the hour
+        # "endpoint/variant" -> epoch seconds -> calls in the hour
+        self.invocations: dict[str, dict[float, float]] = {}
         self._need = need
 
     def existing(self) -> list[str]:
@@ -109,7 +110,7 @@ class Scaling:
         assert (request["Namespace"], request["MetricName"]) == ("AWS/SageMaker", "Invocations"), request
         names = {dimension["Name"]: dimension["Value"] for dimension in request["Dimensions"]}
         assert names.keys() == {"EndpointName", "VariantName"}, names
-        calls = self.invocations.get(names["EndpointName"], {})
+        calls = self.invocations.get(f"{names['EndpointName']}/{names['VariantName']}", {})
         points = [{"Timestamp": when, "Sum": count, "Unit": "None"} for when, count in calls.items()]
         return {"Label": "Invocations", "Datapoints": points}
 

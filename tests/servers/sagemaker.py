@@ -192,10 +192,24 @@ class SageMakerServer(AwsJsonServer):
                 answer["FailureReason"] = thing.reason
         if thing.next_config:
             answer["PendingDeploymentSummary"] = {"EndpointConfigName": thing.next_config}
+        if kind == "Endpoint" and thing.status not in ("Creating", "Failed"):  # then it has none yet
+            answer["ProductionVariants"] = self._variants_of(thing)
         if kind == "InferenceComponent":
             answer["EndpointArn"] = arn_of("Endpoint", thing.request["EndpointName"])
             answer["RuntimeConfig"] = {"DesiredCopyCount": 1, "CurrentCopyCount": 1}
         return answer
+
+    def _variants_of(self, endpoint: Thing) -> list[dict[str, Any]]:
+        """Those of its config, each with as many instances as it was made with or as `Thing.counts` says."""
+        config = self._things.get(("EndpointConfig", endpoint.request["EndpointConfigName"]))
+        rows = []
+        for variant in config.request["ProductionVariants"] if config else ():
+            name, initial = variant["VariantName"], variant.get("InitialInstanceCount", 0)
+            current, desired = endpoint.counts.get(name, (initial, initial))
+            rows.append(
+                {"VariantName": name, "CurrentInstanceCount": current, "DesiredInstanceCount": desired}
+            )
+        return rows
 
     def _list(self, kind: str, request: dict[str, Any]) -> Mapping[str, Any]:
         name_member, arn_member, list_member, _ = KINDS[kind]

@@ -58,6 +58,9 @@ class Thing:
     fate: Fate = field(default_factory=Fate)
     next_config: str | None = None  # of an update under way
     reason: str | None = None
+    counts: dict[str, tuple[int, int]] = field(
+        default_factory=dict
+    )  # variant -> instances now, and asked for
 
     @property
     def arn(self) -> str:
