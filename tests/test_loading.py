@@ -74,7 +74,9 @@ def test_places_that_are_named_stay_as_they_are(write: Write, tmp_path: Path) ->
     experiment = load(path, ["runs=here"])
     assert (experiment.state, experiment.runs) == ("s3://bucket/prefix", Path.cwd() / "here")
     assert experiment.store.kind == "s3vectors"
-    assert load(path, ["store.kind=local"]).store == LocalStore(path=tmp_path / ".ragctl" / "store")
+    assert load(path, ["store.kind=local"]).store == LocalStore(
+        path=tmp_path / ".ragctl" / "store", index="x-index"
+    )
 
 
 def test_paths_of_the_extended_file_are_meant_from_that_file(write: Write, tmp_path: Path) -> None:
