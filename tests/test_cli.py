@@ -222,8 +222,8 @@ def test_an_experiment_is_the_same_from_every_folder(tmp_path: Path) -> None:
     config.write_text("name: e\nsources: [{kind: local, name: docs, path: docs}]\n", encoding="utf-8")
     other = tmp_path / "other"
     other.mkdir()
-    assert ragctl("ingest", "e.yaml", cwd=tmp_path).out.startswith("default: 1 added documents in ")
-    assert ragctl("ingest", "../e.yaml", cwd=other).out == "default: nothing to do, 1 documents in 1 chunks\n"
+    assert ragctl("ingest", "e.yaml", cwd=tmp_path).out.startswith("e-index: 1 added documents in ")
+    assert ragctl("ingest", "../e.yaml", cwd=other).out == "e-index: nothing to do, 1 documents in 1 chunks\n"
     found = ragctl("query", config, "Who is the harbour master?", "--retrieve-only", "--json", cwd=other)
     assert [hit["document"] for hit in found.json["hits"]] == ["docs/a.md"]
     assert sorted(path.name for path in tmp_path.iterdir()) == [".ragctl", "docs", "e.yaml", "other", "runs"]
