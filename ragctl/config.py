@@ -204,7 +204,10 @@ class Evaluation(Section):
     dataset: Dataset
     metrics: tuple[str, ...] = ("nDCG@10", "R@10", "RR@10", "Success@5")
     answers: bool = Field(True, description="Generate and score answers; false: retrieval only.")
-    gate: dict[str, str] = Field(default_factory=dict, description='For example nDCG@10: ">= 0.6"')
+    gate: dict[str, str] = Field(
+        default_factory=dict,
+        description='For example nDCG@10: ">= 0.6", which the value decides; ">= 0.6 at 95%": its whole 95 % interval.',
+    )
     min_scored: float = Field(
         0.95, gt=0, le=1, description="Smallest share of scored questions on which the gate may decide."
     )

@@ -18,6 +18,7 @@ from ragctl.commands.options import (
     Quiet,
     Set,
     Verbose,
+    as_json,
     load,
     setup,
 )
@@ -199,9 +200,9 @@ def _ask_many(engine: QueryEngine, path: Path, options: QueryOptions, *, explain
             if total == 1 or isinstance(error, TenantLeak):
                 raise  # nothing was answered yet, or no answer can be trusted: it is not the question
             failed += 1
-            typer.echo(json.dumps({"schema": "ragctl.query/1", "question": question, "error": error.message}))
+            typer.echo(as_json({"schema": "ragctl.query/1", "question": question, "error": error.message}))
             continue
-        typer.echo(json.dumps(to_json(answer, explain=explain), ensure_ascii=False))
+        typer.echo(as_json(to_json(answer, explain=explain)))
     if failed:
         raise PartialFailure(f"{failed} of {total} questions failed")
 
