@@ -227,6 +227,40 @@ def test_set_overrides_single_settings(write: Write, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize(
+    ("override", "place"),
+    [
+        ("tracking.uri=sqlite:///m.db", lambda e: e.tracking.uri.removeprefix("sqlite:///")),
+        ("tracking={uri: 'sqlite:///m.db'}", lambda e: e.tracking.uri.removeprefix("sqlite:///")),
+        ("store={kind: local, path: m.db}", lambda e: e.store.path),
+        ("sources.0={kind: local, name: docs, path: m.db}", lambda e: e.sources[0].path),
+        ("sources=[{kind: local, name: docs, path: m.db}]", lambda e: e.sources[0].path),
+        ("cache.path=m.db", lambda e: e.cache.path),
+    ],
+)
+def test_every_place_of_an_override_is_meant_from_here(
+    write: Write,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    override: str,
+    place: Callable[[Any], object],
+) -> None:
+    """Absolute then, also where a whole section is set; the same in a file is meant from the file."""
+    path = write(MINIMAL, "deep/x.yaml")
+    monkeypatch.chdir(tmp_path)
+    experiment = load(path, [override])
+    monkeypatch.chdir("/")
+    assert str(place(experiment)) == str(tmp_path / "m.db")
+
+
+def test_a_tracking_file_is_beside_the_experiment_that_names_it(write: Write, tmp_path: Path) -> None:
+    """An address without a file is a fault, not the folder."""
+    tracking = load(write(MINIMAL + "tracking: {uri: 'sqlite:///m.db'}\n", "deep/x.yaml")).tracking
+    assert tracking is not None
+    assert tracking.uri == f"sqlite:///{tmp_path / 'deep' / 'm.db'}"
+    assert "tracking.uri: string should match pattern" in message(write(MINIMAL), "tracking.uri=sqlite:///")
+
+
+@pytest.mark.parametrize(
     ("override", "words"),
     [
         ("retrieval.top_k", "--set retrieval.top_k: write section.key=value"),

@@ -23,7 +23,10 @@ Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="Experiment file.
 Set = Annotated[
     list[str] | None,
     typer.Option(
-        "--set", metavar="SECTION.KEY=VALUE", help="Change a setting; may be repeated.", show_default=False
+        "--set",
+        metavar="SECTION.KEY=VALUE",
+        help="Change a setting, with paths from here; may be repeated.",
+        show_default=False,
     ),
 ]
 Index = Annotated[
