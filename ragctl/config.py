@@ -104,12 +104,27 @@ class Chunking(Section):
     )
     size: int = Field(1_000, ge=1, description="Largest chunk, in units.")
     overlap: int = Field(0, ge=0, description="Units that neighbours share at most.")
-    unit: Literal["characters", "tokens"] = "characters"
+    unit: Literal["characters", "tokens"] = Field(
+        "characters", description="What size and overlap count; of kind tokens always tokens."
+    )
     tokenizer: Path | None = Field(
         None,
         description="tokenizer.json of the embedding model; default: words and punctuation marks are tokens.",
     )
     separator: str = Field("\n\n", min_length=1, description="Where `characters` cuts.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _tokens_by_kind(cls, section: object) -> object:
+        if isinstance(section, dict) and section.get("kind") == "tokens":
+            return {"unit": "tokens", **section}
+        return section
+
+    @model_validator(mode="after")
+    def _tokens_are_no_characters(self) -> Self:
+        if self.kind == "tokens" and self.unit == "characters":
+            raise ValueError("kind tokens counts in tokens, and unit says characters; leave unit out")
+        return self
 
     @model_validator(mode="after")
     def _overlap_below_size(self) -> Self:

@@ -390,7 +390,9 @@ def test_a_line_of_questions_names_its_tenant(shop: Path) -> None:
     asked.write_text(f"{json.dumps(lines[0])}\n{question}\n")
     ended = ragctl("query", shop, "--questions", asked)
     assert (ended.status, ended.out) == (2, "")
-    assert "line 2: this experiment keeps the documents of each customer apart\n" in ended.err
+    assert (
+        "line 2: this experiment keeps the documents of each customer apart\n    hint: say whose" in ended.err
+    )
 
 
 def test_the_experiments_own_filter_does_not_widen_either(shop: Path) -> None:

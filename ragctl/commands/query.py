@@ -242,7 +242,7 @@ def _read_questions(path: Path, engine: QueryEngine, options: QueryOptions) -> l
             question, its_options = _question(line, options)
             engine.check(question, its_options)
         except ConfigError as error:
-            faults.append(f"\n  line {number}: {error.message}")
+            faults.append(error.listed(f"line {number}: "))
             continue
         asked.append((question, its_options))
     if faults:
