@@ -112,7 +112,11 @@ TextLanguage = Literal["en", "fr", "es", "pt", "it", "de", "nl", "zh", "ja", "ko
 
 
 class StoreSection(Section):
-    index: IndexName = Field("default", description="Name of the index.")
+    index: IndexName = Field(
+        default_factory=str,  # an experiment fills it in
+        validate_default=False,
+        description="Name of the index; default: that of the experiment.",
+    )
     metric: Literal["cosine", "euclidean"] = "cosine"
     text_search: bool = Field(
         True, description="Make the chunk text searchable by words; S3 Vectors: on an ENHANCED index."

@@ -15,15 +15,17 @@ if TYPE_CHECKING:
 
 
 def check(experiment: Experiment, path: Path) -> None:
-    """Look at everything that can be seen without calling a service. Raises ConfigError with every fault."""
+    """Look at everything that can be seen without calling a service. Raises ConfigError with every fault and its
+    hint.
+    """
     faults: list[str] = []
     for part in _parts(experiment):
         try:
             part()
         except ConfigError as error:
-            faults.append(error.message)
+            faults.append(error.listed())
     if faults:
-        raise ConfigError(f"{path} cannot run as it stands" + "".join(f"\n  {fault}" for fault in faults))
+        raise ConfigError(f"{path} cannot run as it stands" + "".join(faults))
 
 
 def _parts(experiment: Experiment) -> Iterator[Callable[[], object]]:

@@ -122,7 +122,7 @@ def token_counter(chunking: Chunking) -> Callable[[str], int]:
 
 
 def _unit(chunking: Chunking) -> _Unit:
-    if chunking.unit == "characters" and chunking.kind != "tokens":
+    if chunking.unit == "characters":
         return _Characters()
     return _tokens(chunking)
 

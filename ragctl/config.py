@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -103,12 +104,27 @@ class Chunking(Section):
     )
     size: int = Field(1_000, ge=1, description="Largest chunk, in units.")
     overlap: int = Field(0, ge=0, description="Units that neighbours share at most.")
-    unit: Literal["characters", "tokens"] = "characters"
+    unit: Literal["characters", "tokens"] = Field(
+        "characters", description="What size and overlap count; of kind tokens always tokens."
+    )
     tokenizer: Path | None = Field(
         None,
         description="tokenizer.json of the embedding model; default: words and punctuation marks are tokens.",
     )
     separator: str = Field("\n\n", min_length=1, description="Where `characters` cuts.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _tokens_by_kind(cls, section: object) -> object:
+        if isinstance(section, dict) and section.get("kind") == "tokens":
+            return {"unit": "tokens", **section}
+        return section
+
+    @model_validator(mode="after")
+    def _tokens_are_no_characters(self) -> Self:
+        if self.kind == "tokens" and self.unit == "characters":
+            raise ValueError("kind tokens counts in tokens, and unit says characters; leave unit out")
+        return self
 
     @model_validator(mode="after")
     def _overlap_below_size(self) -> Self:
@@ -124,7 +140,7 @@ class Index(Section):
 
 
 IndexKey = Annotated[str, Field(max_length=32, pattern=r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$")]
-MAX_INDEX_NAME = 63  # characters of an index's name on S3 Vectors, CreateIndex
+MIN_INDEX_NAME, MAX_INDEX_NAME = 3, 63  # characters of an index's name on S3 Vectors, CreateIndex
 
 
 # --- running ---------------------------------------------------------------------------------------------
@@ -203,7 +219,10 @@ class Evaluation(Section):
     dataset: Dataset
     metrics: tuple[str, ...] = ("nDCG@10", "R@10", "RR@10", "Success@5")
     answers: bool = Field(True, description="Generate and score answers; false: retrieval only.")
-    gate: dict[str, str] = Field(default_factory=dict, description='For example nDCG@10: ">= 0.6"')
+    gate: dict[str, str] = Field(
+        default_factory=dict,
+        description='For example nDCG@10: ">= 0.6", which the value decides; ">= 0.6 at 95%": its whole 95 % interval.',
+    )
     min_scored: float = Field(
         0.95, gt=0, le=1, description="Smallest share of scored questions on which the gate may decide."
     )
@@ -283,18 +302,27 @@ class Aws(Section):
     endpoints: Endpoints = Endpoints()
 
 
+EXPERIMENT_NAME = re.compile(r"^[a-z0-9][a-z0-9-]*$")
+
+
+def index_of(experiment: str) -> str:
+    """The index of an experiment that names none: its name, made one that every store takes."""
+    name = experiment.rstrip("-")
+    return name if len(name) >= MIN_INDEX_NAME else f"{name}-index"
+
+
 class Experiment(Section):
     """One experiment file."""
 
     extends: Path | None = Field(
         None, description="Another experiment file, of which this one changes some keys."
     )
-    name: Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[a-z0-9][a-z0-9-]*$")]
+    name: Annotated[str, Field(min_length=1, max_length=63, pattern=EXPERIMENT_NAME.pattern)]
     sources: tuple[Source, ...]
     parsing: Parsing = Parsing()
     chunking: Chunking = Chunking()
     embedding: Embedding = HashingEmbedding()
-    store: Store = LocalStore()
+    store: Store = Field(default_factory=LocalStore)
     indexes: dict[IndexKey, Index] = Field(
         default_factory=dict,
         description='Several indexes, for example one per chunking strategy; "fine" of store.index "docs" is "docs-fine".',
@@ -331,6 +359,17 @@ class Experiment(Section):
             if isinstance(sections.get(name), dict)
         }
         return {**sections, **named}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _index_of_its_own(cls, sections: object) -> object:
+        """Two experiments share an index only where both name it."""
+        if not isinstance(sections, dict):
+            return sections
+        name, store = sections.get("name"), sections.get("store", {})
+        if not (isinstance(name, str) and EXPERIMENT_NAME.fullmatch(name) and isinstance(store, dict)):
+            return sections
+        return {**sections, "store": {"index": index_of(name), **store}}
 
     @model_validator(mode="after")
     def _tenants_kept_apart(self) -> Self:

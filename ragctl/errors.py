@@ -43,6 +43,10 @@ class RagctlError(Exception):
         self.message = message
         self.hint = hint
 
+    def listed(self, where: str = "") -> str:
+        """Its lines in the message of an error that lists several: what is wrong `where`, and below it what to do."""
+        return f"\n  {where}{self.message}" + (f"\n    hint: {self.hint}" if self.hint else "")
+
 
 class ConfigError(RagctlError):
     """Usage or configuration is wrong; nothing was started."""

@@ -18,6 +18,9 @@ _PRICED = (
     "costs?|price|salary|wages?|fee|charge|allowance|dividend|revenue|turnover|debt|income|profit|expenses?|spend"
     "|spent|fine|rent|bonus"
 )
+# What makes a "how much", which may be about weight, time or water, one about money
+_PAID = rf"{_PRICED}|cash|money|pay|pays|paid|earns?|earned|owes?|owed|sells?|sold|buy|bought|worth|claim|reimbursed"
+_AUXILIARY = "did|does|do|was|were|is|are|has|have|had|may|can|could|must|should|will|would"
 _DATED = "January|February|March|April|May|June|July|August|September|October|November|December"
 # Words with which sentences open, in capitals for no other reason.
 _OPENING = (
@@ -43,9 +46,11 @@ _SHARE = (
 )
 _MONEY = (
     _words(
-        r"\bhow much (?:cash|money|did|does|do|was|were|is|may|can)\b"
+        rf"\bhow much (?:\w+ )?(?:cash|money|{_PRICED})\b"
+        r"|\bhow much (?:is|are|was|were) (?:the|an?|one|it|they|this|that|these|those)\b"
+        rf"|\bhow much (?:{_AUXILIARY})\b.*\b(?:{_PAID})\b"
         r"|\bhow many (?:million |billion )?(?:dollars|euros)\b"
-        rf"|\b(?:how much|what)\b(?:\W+\w+){{0,5}}?\W+(?:{_PRICED})\b"
+        rf"|\bwhat\b(?:\W+\w+){{0,5}}?\W+(?:{_PRICED})\b"
     ),
     _words(r"[$€£¥]|\b(?:dollars?|euros?|cents?|pounds?)\b"),
 )

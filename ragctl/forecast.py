@@ -16,6 +16,7 @@ from ragctl.errors import CredentialsError, RagctlError, ServiceError
 from ragctl.figures import Figures, Sampling, figures
 from ragctl.guard import DeleteGuard
 from ragctl.ingest import Progress, list_sources, scratch_ledger
+from ragctl.ownership import refuse_shared
 from ragctl.planning import Plan, Planned
 from ragctl.rehearsal import CountingEmbedder, Rehearsal
 from ragctl.sampling import Amount
@@ -123,6 +124,7 @@ def _of_index(
 
     index, notes = experiment.store.index, list[str]()
     with scratch_ledger(state, index) as ledger, closing(open_store(experiment)) as store:
+        refuse_shared(experiment, ledger, state)
         world = World.of(experiment, ledger, listing)
         info = _look(store, notes)
         embedder = _embedder(experiment)

@@ -23,6 +23,7 @@ from ragctl.guard import DeleteGuard
 from ragctl.lease import hold
 from ragctl.manifest import Failure, Ledger, copy_ledger, fence_seen
 from ragctl.matching import Mismatch
+from ragctl.ownership import refuse_shared
 from ragctl.parsing import RECORD_FORMATS, suffix
 from ragctl.pipeline import Pipeline
 from ragctl.planning import Listing, Plan, Planned
@@ -165,8 +166,8 @@ def ingest(
     """Bring the index up to date with the sources.
 
     Raises Refused before anything is changed when the listing is incomplete, when too much would be deleted, when
-    the index was made with other settings or when a saved plan does not hold any more; LeaseHeld when another run
-    works on the index. Where the budget does not bear everything, as many documents as it bears get in whole.
+    the index was made with other settings or is another experiment's, or when a saved plan does not hold any more;
+    LeaseHeld when another run works on the index. Where the budget does not bear everything, as many documents as it bears get in whole.
     """
     if experiment.chunking.tokenizer:
         token_counter(experiment.chunking)  # a fault of the experiment must not become one of every document
@@ -202,6 +203,7 @@ def ingest_index(
     with ExitStack() as stack:
         if options.dry_run:
             ledger = stack.enter_context(scratch_ledger(state, index))
+            refuse_shared(experiment, ledger, state)
             listing = _listed(experiment, ledger, options, files)
             if looks:
                 _match_dry(experiment, ledger, guard)
@@ -210,6 +212,7 @@ def ingest_index(
             hold(state, lease_name(index), "ingest", wait_s=options.wait_s, stopping=progress.stopping.is_set)
         )
         ledger = stack.enter_context(writing_ledger(state, index, lease))
+        refuse_shared(experiment, ledger, state)
         if ledger.meta("created") is None:
             workers.prepare(experiment)  # a first ingest has files to parse
         run = _Run(experiment, ledger, lease, options, progress, stack, guard)

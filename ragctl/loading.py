@@ -43,7 +43,8 @@ _VARIABLE = re.compile(r"\$(?:\$|\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<defa
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> Experiment:
-    """The experiment in `path` with `overrides` ("section.key=value") applied; every path in it is absolute.
+    """The experiment in `path` with `overrides` ("section.key=value") applied; every path in it is absolute: those of
+    a file are meant from its folder, those of an override from the current one.
 
     Raises ConfigError that lists every fault with its path in the file.
     """
@@ -169,7 +170,7 @@ def _expand(value: Any, where: Where, faults: list[str]) -> Any:
 
 
 def _resolve(tree: Any, folder: Path) -> None:
-    """Make the relative places of one file absolute, in place."""
+    """Make the relative places of one file, or of one `--set`, absolute, in place."""
     for pattern in PATHS:
         for holder, key in _holders(tree, pattern):
             value = holder[key]
@@ -194,7 +195,7 @@ def _default_places(folder: Path) -> Tree:
 
 def _resolve_sqlite(uri: str, folder: Path) -> str:
     prefix = "sqlite:///"
-    if not uri.startswith(prefix) or uri.startswith(prefix + "/"):
+    if not uri.startswith(prefix) or uri == prefix or uri.startswith(prefix + "/"):
         return uri
     return prefix + _absolute(folder, uri.removeprefix(prefix))
 
@@ -252,7 +253,7 @@ def _apply(tree: Tree, override: str, faults: list[str]) -> None:
         value: Any = yaml.load(text, _Loader)  # noqa: S506  _Loader is a SafeLoader
     except yaml.YAMLError:
         value = text
-    patch: Any = _expand(value, tuple(keys), faults)
+    patch = _resolved(_expand(value, tuple(keys), faults), keys, Path.cwd())
     holder: Any = tree
     for i, key in enumerate(keys[:-1]):
         holder = _step(holder, key)
@@ -271,15 +272,17 @@ def _apply(tree: Tree, override: str, faults: list[str]) -> None:
     if last == "kind" and isinstance(holder, dict) and holder.get("kind") not in (None, patch):
         holder.clear()  # another kind has other settings, as with `extends`
     holder[last] = patch
-    if _names_place(keys) and isinstance(patch, str) and "://" not in patch:
-        holder[last] = _absolute(Path.cwd(), patch)
 
 
-def _names_place(keys: Sequence[str]) -> bool:
-    return any(
-        len(pattern) == len(keys) and all(step in ("*", key) for step, key in zip(pattern, keys, strict=True))
-        for pattern in PATHS
-    )
+def _resolved(value: Any, keys: Sequence[str], folder: Path) -> Any:
+    """The value of a setting, be it a whole section, with its relative places made absolute."""
+    tree: Any = value
+    for key in reversed(keys):
+        tree = {key: tree}
+    _resolve(tree, folder)
+    for key in keys:
+        tree = tree[key]
+    return tree
 
 
 def _step(holder: Any, key: str) -> Any:

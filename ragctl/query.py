@@ -69,8 +69,7 @@ class QueryEngine:
         Raises ConfigError for a question, filter or option that cannot be asked, NotFound without an index, Refused
         when the index was made with another embedder, TenantLeak when the store returns what it must not.
         """
-        _check(question)
-        condition = self._filter(options)
+        condition = self.check(question, options)
         store = self._store(options)
         _check_top_k(options, store.limits.top_k)
         timings: dict[str, float] = {}
@@ -83,6 +82,11 @@ class QueryEngine:
         hits, cut = tuple(ranked[:top_k]), tuple(ranked[top_k:])
         answer = Answer(question, None, (), hits, timings, usage, cut=cut)
         return answer if options.retrieve_only else self._generate(answer, timings, on_text)
+
+    def check(self, question: str, options: QueryOptions) -> Filter | None:
+        """The filter of a question. Raises ConfigError where question, filter or tenant cannot be asked; no call is made."""
+        _check(question)
+        return self._filter(options)
 
     def warm_up(self, question: str, tenant: str | None) -> None:
         """Open what a first question would have to wait for: index, embedder, search."""

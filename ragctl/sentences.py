@@ -11,7 +11,7 @@ _HEADING = re.compile(r"#{1,6}\s")
 _ITEM = re.compile(r"(?:[-*+•]|\(?\d{1,3}[.)])\s+")
 _RULE = re.compile(r"[\s|:=+_*-]+")  # the line below a table's header, a line across the page
 _NUMBER = re.compile(r"[(+-]?[$€£]?\d[\d.,]*[%)]*|[-–—]|n/a", re.IGNORECASE)
-_END = re.compile(r"""[.!?…]['")\]”’]*""")
+_END = re.compile(r"""[.!?…。！？]['")\]”’」』）]*""")
 _BREAK = re.compile(
     r"""(?<=[.!?…])(['")\]”’]*)\s+(?=['"(\[“‘]*[A-Z0-9À-ÖØ-ÞΑ-ΩА-Я\u3040-\u9fff])"""
     r"""|(?<=[。！？])(?![。！？」』”’）])\s*(?=\S)|(?<=[。！？][」』”’）])\s*(?=\S)"""  # written without spaces
@@ -36,25 +36,33 @@ class Statement:
 
 
 def statements(text: str) -> list[Statement]:
-    """The statements of a text in order. Headings and questions are context of what follows, not statements.
+    """The statements of a text in order. Headings and questions are context of what follows, not statements; a short
+    last line has nothing to be the heading of, so it is one.
 
     Each text, heading and header is found in the text word by word when runs of white space count as one space.
     """
     found: list[Statement] = []
     heading, header = "", None
-    for kind, block in _blocks(text):
+    blocks = list(_blocks(text))
+    for number, (kind, block) in enumerate(blocks, 1):
+        is_heading = kind == "heading" and (number < len(blocks) or _announces(block))
         if kind == "row":
             if header is None:
                 header = block if _is_header(block) else heading
             found.append(Statement(block, heading, header))
             continue
         header = None
-        for sentence in [block] if kind == "heading" else sentences(block):
-            if kind == "heading" or sentence.endswith("?"):
+        for sentence in [block] if is_heading else sentences(block):
+            if is_heading or is_question(sentence):
                 heading = sentence
             else:
                 found.append(Statement(sentence, heading))
     return found
+
+
+def is_question(sentence: str) -> bool:
+    """Whether it ends like one."""
+    return sentence.endswith(("?", "？"))
 
 
 def sentences(paragraph: str) -> Iterator[str]:
@@ -105,6 +113,11 @@ def _paragraph(lines: list[str]) -> tuple[str, str]:
     text = " ".join(lines)
     is_short = len(lines) == 1 and len(text) < 100 and not _END.search(text[-3:]) and not _ITEM.match(text)
     return "heading" if is_short or _HEADING.match(text) else "prose", text
+
+
+def _announces(line: str) -> bool:
+    """Whether something was to follow the line, where the chunk ends."""
+    return bool(_HEADING.match(line)) or line.endswith((":", "："))
 
 
 def _begins_anew(line: str) -> bool:

@@ -39,6 +39,30 @@ def test_what_cannot_run_is_no_valid_experiment(
     assert fault.format(folder=tmp_path) in ended.err
 
 
+def test_every_fault_has_its_hint_below_it(tmp_path: Path) -> None:
+    """Of several as of one: what to do is said beside what is wrong."""
+    write_docs(tmp_path, {"a.md": "Text."})
+    (tmp_path / "beir").mkdir()
+    beir = {"dataset": {"kind": "beir", "path": "beir", "source": "docs"}}
+    tokenizer = {"tokenizer": "docs/a.md", "unit": "tokens"}
+    ended = ragctl("config", "check", experiment(tmp_path, chunking=tokenizer, evaluation=beir))
+    assert ended.status == 2
+    first, *lines = ended.err.splitlines()
+    assert first.endswith("experiment.yaml cannot run as it stands")
+    assert lines[0].startswith(f"  chunking.tokenizer: {tmp_path}/docs/a.md cannot be read")
+    assert lines[1] == "    hint: name the tokenizer.json of the embedding model"
+    assert lines[2].startswith(f"  {tmp_path}/beir: ")
+    assert lines[3] == "    hint: a BEIR data set has corpus.jsonl, queries.jsonl and qrels/"
+
+
+def test_a_unit_that_the_kind_does_not_count_in_is_a_fault(tmp_path: Path) -> None:
+    """Rather than 500 tokens where 500 characters were asked for."""
+    write_docs(tmp_path, {"a.md": "Text."})
+    ended = ragctl("config", "check", experiment(tmp_path, chunking={"kind": "tokens", "unit": "characters"}))
+    assert ended.status == 2
+    assert "  chunking: kind tokens counts in tokens, and unit says characters; leave unit out\n" in ended.err
+
+
 def test_a_tokenizer_that_is_none_ends_an_ingest_before_it_begins(tmp_path: Path) -> None:
     """It is the experiment that is at fault, and no document."""
     write_docs(tmp_path, {"a.md": "Text."})

@@ -11,6 +11,7 @@ from typing import Any, get_args
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from ragctl import chunking
@@ -49,8 +50,9 @@ def documents(draw: st.DrawFn) -> Document:
 def rules(draw: st.DrawFn) -> Chunking:
     size = draw(st.integers(1, 60))
     overlap = draw(st.sampled_from((0, 0, size // 5, size - 1)))
-    unit = draw(st.sampled_from(("characters", "tokens")))
-    return Chunking(kind=draw(st.sampled_from(KINDS)), size=size, overlap=overlap, unit=unit)
+    kind = draw(st.sampled_from(KINDS))
+    unit = draw(st.sampled_from(("tokens",) if kind == "tokens" else ("characters", "tokens")))
+    return Chunking(kind=kind, size=size, overlap=overlap, unit=unit)
 
 
 def cut(text: str, **settings: Any) -> list[str]:
@@ -142,10 +144,15 @@ def test_tokens_counts_words_and_marks() -> None:
     assert cut("One, two. Three four", kind="tokens", size=3) == ["One, two", ". Three four"]
 
 
-def test_tokens_ignores_the_unit() -> None:
-    """`kind: tokens` with the default unit does not count characters."""
+def test_tokens_are_the_unit_of_their_kind() -> None:
+    """`kind: tokens` says it; to say so again is no fault, and to say characters is one."""
     text = "one two three four"
+    assert Chunking(kind="tokens").unit == "tokens"
     assert cut(text, kind="tokens", size=2) == cut(text, kind="tokens", unit="tokens", size=2)
+    with pytest.raises(ValidationError, match="kind tokens counts in tokens, and unit says characters"):
+        Chunking(kind="tokens", unit="characters")
+    for kind in ("recursive", "sentences"):
+        assert Chunking(kind=kind, unit="characters").unit == Chunking(kind=kind).unit == "characters"
 
 
 def test_a_word_without_end_is_many_tokens() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -192,13 +193,51 @@ def test_neither_can_be_written(with_a_failure: Path) -> None:
     assert full("ingest", with_a_failure, out=True, err=True).status == 8
 
 
-@pytest.mark.parametrize("closed", ["2>&-", ">&-"])
-def test_a_closed_stream_is_nobody_listening(with_a_failure: Path, closed: str) -> None:
-    """No file that the run opens comes in its place."""
+@pytest.mark.parametrize(("closed", "status"), [("2>&-", 3), (">&-", 8), (">&- 2>&-", 8), ("<&- >&-", 8)])
+def test_a_closed_stream_is_nobody_listening(with_a_failure: Path, closed: str, status: int) -> None:
+    """No file that the run opens comes in its place; the result is lost, a log is not missed."""
     command = f"exec {sys.executable} -m ragctl ingest {with_a_failure} {closed}"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
-    assert done.returncode == 3
-    assert done.stdout + done.stderr != ""
+    assert done.returncode == status
+    if closed == "2>&-":
+        assert done.stdout.startswith("test: 1 added, 1 failed documents in ")
+    elif "2>" not in closed:
+        assert done.stderr == "ragctl: error: stdout cannot be written: Bad file descriptor\n"
+    assert ragctl("ingest", with_a_failure, "--json").json["documents"]["unchanged"] == 1
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_an_answer_in_letters_that_the_terminal_does_not_have(tmp_path: Path, encoding: str) -> None:
+    """Text shows escapes for them, JSON is JSON, and so is each line of many."""
+    write_docs(tmp_path, {"a.md": "Äpfel kosten 3 € — immer."})
+    config = experiment(tmp_path, ingest={"workers": 1})
+    assert ragctl("ingest", config).status == 0
+    (tmp_path / "q.txt").write_text("Äpfel kosten\n", encoding="utf-8")
+    says = {"PYTHONIOENCODING": encoding, "PYTHONUTF8": "1"}
+
+    def said(*options: object) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "ragctl", "query", config, *map(str, options)],
+            capture_output=True,
+            env={**os.environ, **says},
+            check=False,
+        )
+        assert (done.returncode, done.stderr) == (0, b"")
+        return done.stdout.decode("latin-1" if encoding == "latin-1" else "utf-8")
+
+    shown = "Äpfel kosten 3 \\u20ac \\u2014 immer." if encoding == "latin-1" else "Äpfel kosten 3 € — immer."
+    assert said("Äpfel kosten").startswith(shown)
+    for options in (("Äpfel kosten", "--json"), ("--questions", tmp_path / "q.txt")):
+        assert json.loads(said(*options))["hits"][0]["text"] == "Äpfel kosten 3 € — immer."
+
+
+def test_a_full_disk_is_one_whatever_the_letters(
+    with_a_failure: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The stream that stands in for an ASCII one is guarded as well."""
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    ended = full("ingest", with_a_failure, out=True)
+    assert (ended.status, ended.err) == (8, NO_SPACE)
 
 
 @pytest.mark.parametrize("ending", ["KeyboardInterrupt", "typer.Abort"])
@@ -222,8 +261,8 @@ def test_an_experiment_is_the_same_from_every_folder(tmp_path: Path) -> None:
     config.write_text("name: e\nsources: [{kind: local, name: docs, path: docs}]\n", encoding="utf-8")
     other = tmp_path / "other"
     other.mkdir()
-    assert ragctl("ingest", "e.yaml", cwd=tmp_path).out.startswith("default: 1 added documents in ")
-    assert ragctl("ingest", "../e.yaml", cwd=other).out == "default: nothing to do, 1 documents in 1 chunks\n"
+    assert ragctl("ingest", "e.yaml", cwd=tmp_path).out.startswith("e-index: 1 added documents in ")
+    assert ragctl("ingest", "../e.yaml", cwd=other).out == "e-index: nothing to do, 1 documents in 1 chunks\n"
     found = ragctl("query", config, "Who is the harbour master?", "--retrieve-only", "--json", cwd=other)
     assert [hit["document"] for hit in found.json["hits"]] == ["docs/a.md"]
     assert sorted(path.name for path in tmp_path.iterdir()) == [".ragctl", "docs", "e.yaml", "other", "runs"]

@@ -114,6 +114,22 @@ def test_the_table_for_people(config: Path) -> None:
     assert out.splitlines()[-1].startswith("report: ")
 
 
+def test_the_table_is_whole_however_narrow_its_place(config: Path) -> None:
+    """Written into a pipe or a file, every column of every row is there."""
+    gate = ("--set", 'evaluation.gate={nDCG@10: ">= 0.5", abstention_recall: ">= 0.1 at 95%"}')
+    wide, narrow = (
+        ragctl("eval", config, *gate, env={"COLUMNS": columns}).out.splitlines() for columns in ("200", "20")
+    )
+    assert (
+        wide[0].split()
+        == narrow[0].split()
+        == ["metric", "value", "95", "%", "interval", "scored", "unscored", "gate"]
+    )
+    (rule,) = (line for line in narrow if line.startswith("abstention_recall"))
+    assert rule.split()[-5:] == [">=", "0.1", "at", "95%", "pass"]
+    assert len(narrow) == len(wide)
+
+
 def test_a_dry_run_counts_the_questions(config: Path) -> None:
     """Nothing is asked and nothing is written."""
     before = list((config.parent / "runs").iterdir())

@@ -56,6 +56,14 @@ def test_the_statement_that_answers_is_quoted_with_its_marker(question: str, ans
     assert not generation.abstained
 
 
+def test_a_text_of_one_line_without_a_full_stop_answers() -> None:
+    """A record or a note often has none."""
+    assert (
+        ask("Who painted the boat?", "Ann Vielle painted the boat").text == "Ann Vielle painted the boat [1]"
+    )
+    assert ask("How much does the boat weigh?", "The boat weighs 900 kg").text == "The boat weighs 900 kg [1]"
+
+
 def test_an_answer_may_come_from_several_hits() -> None:
     """Each statement carries the marker of the hit that it is from."""
     generation = ask(
@@ -147,7 +155,7 @@ def test_the_experiment_decides(tmp_path: Path) -> None:
         }
     )
     generator = ExtractiveGenerator.from_config(experiment)
-    assert generator.identity == "extractive/1 sentences=2 min_support=0.3 language=de"
+    assert generator.identity == "extractive/2 sentences=2 min_support=0.3 language=de"
 
 
 WORDS = st.sampled_from(

@@ -74,7 +74,9 @@ def test_places_that_are_named_stay_as_they_are(write: Write, tmp_path: Path) ->
     experiment = load(path, ["runs=here"])
     assert (experiment.state, experiment.runs) == ("s3://bucket/prefix", Path.cwd() / "here")
     assert experiment.store.kind == "s3vectors"
-    assert load(path, ["store.kind=local"]).store == LocalStore(path=tmp_path / ".ragctl" / "store")
+    assert load(path, ["store.kind=local"]).store == LocalStore(
+        path=tmp_path / ".ragctl" / "store", index="x-index"
+    )
 
 
 def test_paths_of_the_extended_file_are_meant_from_that_file(write: Write, tmp_path: Path) -> None:
@@ -222,6 +224,40 @@ def test_set_overrides_single_settings(write: Write, monkeypatch: pytest.MonkeyP
     )
     assert (experiment.retrieval.top_k, experiment.sources[0].name) == (3, "other")
     assert (experiment.runs, experiment.store.metric) == (tmp_path / "out", "euclidean")
+
+
+@pytest.mark.parametrize(
+    ("override", "place"),
+    [
+        ("tracking.uri=sqlite:///m.db", lambda e: e.tracking.uri.removeprefix("sqlite:///")),
+        ("tracking={uri: 'sqlite:///m.db'}", lambda e: e.tracking.uri.removeprefix("sqlite:///")),
+        ("store={kind: local, path: m.db}", lambda e: e.store.path),
+        ("sources.0={kind: local, name: docs, path: m.db}", lambda e: e.sources[0].path),
+        ("sources=[{kind: local, name: docs, path: m.db}]", lambda e: e.sources[0].path),
+        ("cache.path=m.db", lambda e: e.cache.path),
+    ],
+)
+def test_every_place_of_an_override_is_meant_from_here(
+    write: Write,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    override: str,
+    place: Callable[[Any], object],
+) -> None:
+    """Absolute then, also where a whole section is set; the same in a file is meant from the file."""
+    path = write(MINIMAL, "deep/x.yaml")
+    monkeypatch.chdir(tmp_path)
+    experiment = load(path, [override])
+    monkeypatch.chdir("/")
+    assert str(place(experiment)) == str(tmp_path / "m.db")
+
+
+def test_a_tracking_file_is_beside_the_experiment_that_names_it(write: Write, tmp_path: Path) -> None:
+    """An address without a file is a fault, not the folder."""
+    tracking = load(write(MINIMAL + "tracking: {uri: 'sqlite:///m.db'}\n", "deep/x.yaml")).tracking
+    assert tracking is not None
+    assert tracking.uri == f"sqlite:///{tmp_path / 'deep' / 'm.db'}"
+    assert "tracking.uri: string should match pattern" in message(write(MINIMAL), "tracking.uri=sqlite:///")
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli import experiment, ragctl, write_docs
+from tests.cli import experiment, in_process, ragctl, write_docs
 
 TEXTS = {
     "2022/report.md": "# Report\n\nThe harbour shipped 41 turbines in the year. Staff numbered 12.\n",
@@ -124,6 +124,65 @@ def test_a_file_of_questions_is_checked_before_the_first_is_asked(config: Path, 
     assert ended.err == f"ragctl: error: --questions {asked}: not every line is a question\n" + "".join(
         f'  line {number}: must be JSON with a "question"\n' for number in (2, 3, 5)
     )
+
+
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ({"question": " "}, "the question is empty"),
+        ({"question": "x" * 1_025}, "the question has 1,025 characters, 1,024 are the most"),
+        ({"question": "soup", "filter": {"year": {"$gtee": 1}}}, "filter.year.$gtee: unknown operator"),
+        ({"question": "soup", "filter": []}, "filter: must be a JSON object"),
+        ({"question": "soup", "tenant": "acme"}, "this experiment keeps no tenants apart"),
+        ({"question": "soup", "tenant": ["acme"]}, "tenant: must be a text or a whole number"),
+    ],
+)
+def test_so_is_what_a_line_asks_for(
+    config: Path, tmp_path: Path, line: dict[str, object], words: str, *, first: bool
+) -> None:
+    """Whichever line it is."""
+    asked = tmp_path / "questions.jsonl"
+    lines = [json.dumps(line), "What soup?"]
+    asked.write_text("\n".join(lines if first else reversed(lines)))
+    ended = in_process("query", config, "--questions", asked)
+    assert (ended.status, ended.out) == (2, "")
+    assert f"\n  line {1 if first else 2}: {words}" in ended.err
+
+
+def test_a_long_list_of_faults_is_cut(config: Path, tmp_path: Path) -> None:
+    """The first ones, and how many more there are."""
+    asked = tmp_path / "questions.jsonl"
+    asked.write_text('{"text": "soup"}\n' * 30)
+    ended = in_process("query", config, "--questions", asked)
+    assert ended.err.count("  line ") == 20
+    assert ended.err.endswith("\n  and 10 more\n")
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_question_that_fails_keeps_no_other_from_being_asked(
+    config: Path, tmp_path: Path, *, first: bool
+) -> None:
+    """Whichever line it is: exit 3, and a line for each."""
+    asked = tmp_path / "questions.jsonl"
+    lines = ['{"question": "Which soup?", "filter": {"text": "no key to filter by"}}', "What soup?"]
+    asked.write_text("\n".join(lines if first else reversed(lines)))
+    ended = in_process("query", config, "--questions", asked)
+    answers = {answer["question"]: answer for answer in map(json.loads, ended.out.splitlines())}
+    assert (ended.status, len(answers)) == (3, 2)
+    assert "text" in answers["Which soup?"]["error"]
+    assert "lentil soup" in answers["What soup?"]["answer"]
+    assert "ragctl: error: 1 of 2 questions failed" in ended.err
+
+
+def test_questions_that_all_fail_end_as_the_first_does(tmp_path: Path) -> None:
+    """Without an index no question is answered: 8, not "some failed"."""
+    asked = tmp_path / "questions.txt"
+    asked.write_text("What soup?\nWhich bread?\n")
+    ended = in_process("query", experiment(tmp_path), "--questions", asked)
+    assert ended.status == 8
+    assert [json.loads(line)["error"] for line in ended.out.splitlines()] == ["there is no index test"] * 2
+    assert ended.err.startswith("ragctl: error: there is no index test\n  hint: make and fill it")
 
 
 def test_a_file_of_questions_may_have_a_mark_and_odd_separators(config: Path, tmp_path: Path) -> None:

@@ -99,6 +99,30 @@ def test_every_statement_is_in_the_text(text: str) -> None:
         assert (statement.header or "") in flat
 
 
+@pytest.mark.parametrize(
+    "line", ["Opening hours are from 9 to 17", "Tides: twice a day", "- charge it", "Ann sails"]
+)
+def test_a_last_line_without_a_full_stop_is_a_statement(line: str) -> None:
+    """It is the heading of nothing, be it the only line or not."""
+    assert statements(line) == [Statement(line)]
+    assert statements(f"# Visits\n\nWe are on the quay.\n\n{line}\n")[-1] == Statement(line, "# Visits")
+
+
+@pytest.mark.parametrize("line", ["# Visits", "In CSV:", "如下：", "What does it cost?", "多少钱？"])
+def test_a_last_line_that_announces_what_is_not_there_is_none(line: str) -> None:
+    """A heading by its mark, a lead-in or a question, at which the chunk was cut."""
+    assert statements(f"We are on the quay.\n\n{line}") == [Statement("We are on the quay.")]
+
+
+def test_a_line_that_ends_with_an_ideographic_mark_is_a_sentence() -> None:
+    """A short one is no heading; a question is one, as in other scripts."""
+    assert statements("珊瑚长得慢。\n\n「好！」\n\n多少钱？\n\n三百元。\n") == [
+        Statement("珊瑚长得慢。"),
+        Statement("「好！」"),
+        Statement("三百元。", "多少钱？"),
+    ]
+
+
 def test_scripts_without_spaces_have_sentences_too() -> None:
     """An ideographic full stop ends a sentence, with the quotation marks behind it."""
     assert list(sentences("珊瑚长得慢。他说：「好！」再见！？好。")) == [

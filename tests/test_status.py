@@ -74,7 +74,7 @@ def test_an_index_its_failures_and_its_runs(tmp_path: Path) -> None:
     write_docs(tmp_path, {"a.md": "Some words.", "b.pdf": "no PDF at all"})
     config = experiment(tmp_path)
     assert ragctl("ingest", config).status == 3
-    assert ragctl("ingest", config, "--set", "name=other").status == 3
+    assert ragctl("ingest", config, "--set", "name=other", "--set", "store.index=other").status == 3
     assert ragctl("ingest", config).status == 3
     status = ragctl("status", config, "--json").json
     (index,) = status["indexes"]

@@ -718,7 +718,7 @@ def test_what_an_index_costs_where_that_is_known(full: Account) -> None:
 
 
 def test_the_index_of_another_experiment_is_kept(tmp_path: Path) -> None:
-    """Two experiments of one folder that name no index share one; only the one that filled it takes it away."""
+    """Two experiments that name one index share it; only the one that filled it takes it away."""
     write_docs(tmp_path, {"a.md": "Apples are red.\n"})
     config = experiment(tmp_path)
     assert ragctl("ingest", config).status == 0

@@ -374,6 +374,27 @@ def test_a_query_needs_its_tenant(shop: Path) -> None:
     assert "ragctl: error: this experiment keeps no tenants apart" in ended.err
 
 
+def test_a_line_of_questions_names_its_tenant(shop: Path) -> None:
+    """Each is answered from the documents of its own; one that names none goes by --tenant, and none by two."""
+    asked = shop.parent / "questions.jsonl"
+    question = "How long does the warranty last?"
+    lines = [{"question": question, "tenant": tenant} for tenant in ("globex", "acme")]
+    asked.write_text("\n".join(map(json.dumps, lines)))
+    ended = ragctl("query", shop, "--questions", asked, "--retrieve-only")
+    assert ended.status == 0, ended.err
+    documents = [[hit["document"] for hit in json.loads(line)["hits"]] for line in ended.out.splitlines()]
+    assert documents == [["docs/globex/g.md"], ["docs/acme/a.md"]]
+    ended = ragctl("query", shop, "--questions", asked, "--tenant", "acme")
+    assert (ended.status, ended.out) == (2, "")
+    assert "line 1: tenant: globex is not that of --tenant, acme\n" in ended.err
+    asked.write_text(f"{json.dumps(lines[0])}\n{question}\n")
+    ended = ragctl("query", shop, "--questions", asked)
+    assert (ended.status, ended.out) == (2, "")
+    assert (
+        "line 2: this experiment keeps the documents of each customer apart\n    hint: say whose" in ended.err
+    )
+
+
 def test_the_experiments_own_filter_does_not_widen_either(shop: Path) -> None:
     """retrieval.filter, --filter and the tenant must all hold."""
     retrieval = 'retrieval.filter={"customer": "globex"}'

@@ -33,12 +33,12 @@ from ragctl.adapters.hashing import LONGEST_WORD, RAREST, word_bits
 from ragctl.expectation import expectation
 from ragctl.prompts import NO_ANSWER, harmless
 from ragctl.records import RESERVED, Generation, Hit, Prompt
-from ragctl.sentences import Statement, statements
+from ragctl.sentences import Statement, is_question, statements
 
 if TYPE_CHECKING:
     from ragctl.config import Experiment
 
-VERSION = 1  # goes up when the same passages may give another answer
+VERSION = 2  # goes up when the same passages may give another answer
 
 _LANGUAGES = {
     "en": "english",
@@ -52,7 +52,7 @@ _LANGUAGES = {
 _WORD = re.compile(r"\d+(?:[.,]\d+)*|[^\W\d_]+|\d+")
 _POSSESSIVE = re.compile(r"(?<=\w)['’]s\b")
 _NUMBER = re.compile(r"\d")
-_ENDED = re.compile(r"""[.!…:;]['")\]”’]*$""")
+_ENDED = re.compile(r"""[.!…:;。！]['")\]”’」』）]*$""")
 
 
 def words_of(text: str) -> list[str]:
@@ -146,7 +146,7 @@ class ExtractiveGenerator:
             lines = self._words(f"{statement.heading} {statement.header or ''}")
             beside = origin.union(*bags[max(0, order - 1) : order + 2])
             credit = dict.fromkeys(beside, BESIDE)
-            credit |= dict.fromkeys(lines, BELOW_QUESTION if statement.heading.endswith("?") else BELOW)
+            credit |= dict.fromkeys(lines, BELOW_QUESTION if is_question(statement.heading) else BELOW)
             yield _Candidate(number, order, statement, words, credit | dict.fromkeys(words, 1.0))
 
     def _informative(self, question: str) -> frozenset[str]:

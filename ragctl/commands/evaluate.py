@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from ragctl.report import Run
     from ragctl.spending import EvalBill
 
+WIDE = 1_000  # characters of a line: rich leaves out what a narrower one does not hold, in a pipe at 80
+
 
 def command(
     config: Config,
@@ -244,7 +246,7 @@ def show(done: Done, index: str | None, output: Output) -> None:
     evaluated = done.evaluated
     if index is not None:
         typer.echo(f"index {index}")
-    Console(no_color=no_colour(), highlight=False).print(render_table(evaluated))
+    Console(no_color=no_colour(), highlight=False, width=WIDE).print(render_table(evaluated))
     for outcome in evaluated.gate.outcomes:
         if outcome.verdict == "pass":
             continue

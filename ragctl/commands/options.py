@@ -23,7 +23,10 @@ Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="Experiment file.
 Set = Annotated[
     list[str] | None,
     typer.Option(
-        "--set", metavar="SECTION.KEY=VALUE", help="Change a setting; may be repeated.", show_default=False
+        "--set",
+        metavar="SECTION.KEY=VALUE",
+        help="Change a setting, with paths from here; may be repeated.",
+        show_default=False,
     ),
 ]
 Index = Annotated[
@@ -51,7 +54,7 @@ class Output:
     def result(self, document: Mapping[str, Any], show: Callable[[], None]) -> None:
         """Print the result: as one JSON document, or as `show` does for people."""
         if self.json:
-            typer.echo(json.dumps(document, ensure_ascii=False, default=str))
+            typer.echo(as_json(document))
         else:
             show()
 
@@ -79,6 +82,16 @@ class Output:
     def has_bar(self) -> bool:
         """Whether progress may be drawn as a bar, which is not a line."""
         return not (self.quiet or self.log_json) and sys.stderr.isatty()
+
+
+def as_json(document: Mapping[str, Any]) -> str:
+    """A document on one line for stdout; what its encoding does not have is escaped as JSON does it."""
+    text = json.dumps(document, ensure_ascii=False, default=str)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        return json.dumps(document, default=str)
+    return text
 
 
 def setup(*, json_output: bool, quiet: bool, verbose: bool, log_json: bool) -> Output:

@@ -18,15 +18,19 @@ from ragctl.commands.options import (
     Quiet,
     Set,
     Verbose,
+    as_json,
     load,
     setup,
 )
 
 if TYPE_CHECKING:
+    from ragctl.errors import RagctlError
     from ragctl.query import QueryEngine, QueryOptions
     from ragctl.records import Answer, Hit
 
-_Question = tuple[str, dict[str, Any] | None]  # with a filter of its own
+_Asked = tuple[str, "QueryOptions"]  # a question, and how it is asked
+
+FAULTS_SHOWN = 20  # of lines that cannot be asked
 
 
 class Mode(StrEnum):
@@ -61,7 +65,10 @@ def command(
     questions: Annotated[
         Path | None,
         typer.Option(
-            "--questions", metavar="FILE", help="One question a line, or JSONL.", show_default=False
+            "--questions",
+            metavar="FILE",
+            help="One question a line, or JSONL: question, filter, tenant.",
+            show_default=False,
         ),
     ] = None,
     json_output: Json = False,
@@ -104,7 +111,9 @@ def command(
 
 
 def _filter(text: str | None) -> dict[str, Any] | None:
+    """Raises FilterError, before a question is read, for one that is not valid."""
     from ragctl.errors import FilterError
+    from ragctl.filters import normalise
 
     if text is None:
         return None
@@ -118,6 +127,7 @@ def _filter(text: str | None) -> dict[str, Any] | None:
         ) from error
     if not isinstance(value, dict):
         raise FilterError("--filter must be a JSON object", hint='for example {"year": 2023}')
+    normalise(value)
     return value
 
 
@@ -182,45 +192,104 @@ def _cell(value: float | None, form: str) -> str:
 
 
 def _ask_many(engine: QueryEngine, path: Path, options: QueryOptions, *, explain: bool) -> None:
-    """One JSON line for each question, in order; failures are lines as well, and the end is then a partial failure."""
-    from dataclasses import replace
+    """One JSON line for each question, in order; one that fails is a line as well, and keeps no other from being asked.
 
-    from ragctl.errors import PartialFailure, RagctlError, TenantLeak
+    Raises PartialFailure where some failed, what the first failed with where all did, and at once what every other
+    question would fail with.
+    """
+    from ragctl.errors import PartialFailure, RagctlError
     from ragctl.query import to_json
 
-    failed = total = 0
-    for question, own_filter in _read_questions(path):
-        total += 1
+    failures: list[RagctlError] = []
+    asked = _read_questions(path, engine, options)
+    for question, its_options in asked:
         try:
-            filters = [one for one in (options.filter, own_filter) if one]
-            both = {"$and": filters} if len(filters) > 1 else next(iter(filters), None)
-            answer = engine.ask(question, replace(options, filter=both))
+            answer = engine.ask(question, its_options)
         except RagctlError as error:
-            if total == 1 or isinstance(error, TenantLeak):
-                raise  # nothing was answered yet, or no answer can be trusted: it is not the question
-            failed += 1
-            typer.echo(json.dumps({"schema": "ragctl.query/1", "question": question, "error": error.message}))
+            if not _is_of_one_question(error):
+                raise
+            failures.append(error)
+            typer.echo(as_json({"schema": "ragctl.query/1", "question": question, "error": error.message}))
             continue
-        typer.echo(json.dumps(to_json(answer, explain=explain), ensure_ascii=False))
-    if failed:
-        raise PartialFailure(f"{failed} of {total} questions failed")
+        typer.echo(as_json(to_json(answer, explain=explain)))
+    if len(failures) == len(asked):
+        raise failures[0]
+    if failures:
+        raise PartialFailure(f"{len(failures)} of {len(asked)} questions failed")
 
 
-def _read_questions(path: Path) -> list[_Question]:
-    """All of them, before the first is asked. Raises ConfigError that lists every line at fault."""
+def _is_of_one_question(error: RagctlError) -> bool:
+    """Whether another question, of another tenant and with another filter, may have an answer all the same."""
+    from ragctl.errors import CredentialsError, FilterError, ItemRefused, ServiceError, TenantLeak
+
+    return isinstance(error, ItemRefused | ServiceError | FilterError) and not isinstance(
+        error, CredentialsError | TenantLeak
+    )
+
+
+def _read_questions(path: Path, engine: QueryEngine, options: QueryOptions) -> list[_Asked]:
+    """All of them, before the first is asked. Raises ConfigError that lists the lines at fault."""
     from ragctl.errors import ConfigError
 
     split = _read(path).split("\n")  # not splitlines(): JSON may hold other line separators as they are
     lines = [(number, line.strip()) for number, line in enumerate(split, 1) if line.strip()]
     if not lines:
         raise ConfigError(f"--questions {path}: there is no question in it")
-    asked = [(number, _question(line)) for number, line in lines]
-    faults = "".join(
-        f'\n  line {number}: must be JSON with a "question"' for number, question in asked if question is None
-    )
+    asked: list[_Asked] = []
+    faults: list[str] = []
+    for number, line in lines:
+        try:
+            question, its_options = _question(line, options)
+            engine.check(question, its_options)
+        except ConfigError as error:
+            faults.append(error.listed(f"line {number}: "))
+            continue
+        asked.append((question, its_options))
     if faults:
-        raise ConfigError(f"--questions {path}: not every line is a question{faults}")
-    return [question for _, question in asked if question is not None]
+        more = f"\n  and {len(faults) - FAULTS_SHOWN:,} more" if len(faults) > FAULTS_SHOWN else ""
+        shown = "".join(faults[:FAULTS_SHOWN])
+        raise ConfigError(f"--questions {path}: not every line is a question{shown}{more}")
+    return asked
+
+
+def _question(line: str, options: QueryOptions) -> _Asked:
+    """The question in a line of text or JSON, and its options: `options`, with the filter and tenant of the line.
+
+    Raises ConfigError for a line that is none.
+    """
+    from dataclasses import replace
+
+    from ragctl.errors import ConfigError
+
+    if not line.startswith("{"):
+        return line, options
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        record = {}
+    question, own_filter = record.get("question"), record.get("filter")
+    if not isinstance(question, str):
+        raise ConfigError('must be JSON with a "question"')
+    if not isinstance(own_filter, dict | None):
+        raise ConfigError("filter: must be a JSON object")
+    filters = [one for one in (options.filter, own_filter) if one]
+    both = {"$and": filters} if len(filters) > 1 else next(iter(filters), None)
+    return question, replace(options, filter=both, tenant=_tenant(record, options.tenant))
+
+
+def _tenant(record: dict[str, Any], given: str | None) -> str | None:
+    """Whose documents a line asks for: its own word, or that of --tenant, and never two."""
+    from ragctl.errors import ConfigError
+    from ragctl.tenancy import tenant_of
+
+    if record.get("tenant") is None:
+        return given
+    own = tenant_of(record, "tenant")
+    if own is None:
+        raise ConfigError("tenant: must be a text or a whole number")
+    if given not in (None, own):
+        raise ConfigError(f"tenant: {own} is not that of --tenant, {given}")
+    return own
 
 
 def _read(path: Path) -> str:
@@ -235,14 +304,3 @@ def _read(path: Path) -> str:
     except UnicodeDecodeError as error:
         source = "stdin" if str(path) == "-" else f"--questions {path}"
         raise ConfigError(f"{source} is not valid UTF-8", hint="convert it first") from error
-
-
-def _question(line: str) -> _Question | None:
-    """The question and the filter in a line of text or JSON; None where the JSON holds no question."""
-    if not line.startswith("{"):
-        return line, None
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    return (record["question"], record.get("filter")) if isinstance(record.get("question"), str) else None

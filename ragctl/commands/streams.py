@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from io import TextIOWrapper
 from typing import Any, TextIO, cast
 
 from ragctl.errors import OutputError
@@ -18,11 +20,13 @@ class ReaderGone(Exception):
 @contextmanager
 def guarded() -> Iterator[None]:
     """Within the block, a write to stdout that fails raises OutputError or ReaderGone, told apart from every other
-    OSError; one to stderr is let go. Nothing that is still to be flushed changes the exit status later.
+    OSError; one to stderr is let go. Nothing that is still to be flushed changes the exit status later, and no text
+    fails for its letters.
     """
     before = sys.stdout, sys.stderr
-    # Python has None for a stream that is closed; a file that is opened next would get its number.
-    streams = [stream or open(os.devnull, "w", encoding="utf-8") for stream in before]  # noqa: PTH123, SIM115
+    streams = [stream or _closed() for stream in before]
+    for stream in streams:
+        _take_every_letter(stream)
     sys.stdout, sys.stderr = cast("TextIO", _Result(streams[0])), cast("TextIO", _Notes(streams[1]))
     try:
         yield
@@ -30,6 +34,22 @@ def guarded() -> Iterator[None]:
         for stream in streams:
             _flush_or_drop(stream)
         sys.stdout, sys.stderr = before
+
+
+def _closed() -> TextIO:
+    """A stream in the place of one that is closed, for which Python has None: a file that is opened next would get
+    its number. Nothing can be written to it either.
+    """
+    return open(os.open(os.devnull, os.O_RDONLY), "w", encoding="utf-8")  # noqa: PTH123
+
+
+def _take_every_letter(stream: TextIO) -> None:
+    """Have an escape written for what the encoding does not have. ASCII is nobody's choice, and UTF-8 instead: so Typer
+    takes it too, with a stream of its own that is not guarded.
+    """
+    if isinstance(stream, TextIOWrapper):
+        is_ascii = codecs.lookup(stream.encoding).name == "ascii"
+        stream.reconfigure(encoding="utf-8" if is_ascii else None, errors="backslashreplace")
 
 
 class _Wrapped:
