@@ -242,6 +242,11 @@ def chunk_keys(document_id: str, texts: list[str]) -> list[str]:
     return keys
 
 
+def is_key_of(key: str, document_id: str) -> bool:
+    """Whether a chunk of the document may have this key."""
+    return key.startswith(f"{short_hash(document_id)}-")
+
+
 def stem_of(key: str) -> str:
     """The hash of the text in a chunk key, without the counter of repeats."""
     return key.partition("-")[2].partition(".")[0]

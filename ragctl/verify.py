@@ -18,7 +18,7 @@ from ragctl.guard import DeleteGuard
 from ragctl.ingest import list_sources, reading_ledger, writing_ledger
 from ragctl.lease import hold
 from ragctl.manifest import Ledger
-from ragctl.records import DOCUMENT, TEXT, short_hash, stem_of
+from ragctl.records import DOCUMENT, TEXT, is_key_of, short_hash, stem_of
 from ragctl.sparse import dense
 from ragctl.state import lease_name
 from ragctl.tenants import strays
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 SAMPLE = 200  # documents whose content is looked at unless told otherwise
 EMBEDDED = 32  # chunks that are embedded again, to see whether the vectors are of this embedder
 SAME = 0.99  # cosine similarity at least, of one text embedded twice by one embedder; services round
-UNKNOWN = "documents of the index are not in the ledger"
+UNKNOWN = "documents of the index, each record of none counted as one, are not in the ledger"
 OTHER_LEDGER = (
     f"{matching.REBUILD}; if they are to go: ragctl verify CONFIG --repair --set ingest.max_delete=1.0"
 )
@@ -204,11 +204,21 @@ class _Repair:
     ledger: Ledger
 
     def expect(self, guard: DeleteGuard, drift: Drift) -> None:
-        """Tell the guard how many documents only the index has; what a run that died left behind counts as none."""
+        """Tell the guard how many documents only the index has; what a run that died left behind counts as none.
+
+        A record that is of no document, for it names none or has not the key that ragctl would give it, counts as one:
+        somebody else wrote it, and no ingest brings it back.
+        """
         loose = frozenset(self.ledger.loose(-1))
         keys = [key for key in self._unclaimed(drift.orphaned) if key not in loose]
-        named = {str(record.metadata.get(DOCUMENT, "")) for record in _get(self.store, keys)}
-        unknown = sum(self.ledger.document(document) is None for document in named)
+        named, foreign = set[str](), 0
+        for record in _get(self.store, keys):
+            document = str(record.metadata.get(DOCUMENT, ""))
+            if is_key_of(record.key, document):
+                named.add(document)
+            else:
+                foreign += 1
+        unknown = foreign + sum(self.ledger.document(document) is None for document in named)
         guard.expect(self.experiment.store.index, unknown, self.ledger.counts()[0] + unknown)
 
     def put_right(self, drift: Drift) -> None:

@@ -201,8 +201,8 @@ def test_most_of_an_index_is_not_deleted_as_orphaned(config: Path) -> None:
     ended = in_process("verify", config, "--repair")
     assert (ended.status, ended.out) == (6, "")
     assert ended.err == (
-        "ragctl: error: 8 of 10 documents of the index are not in the ledger, more than the 20% that one run may "
-        "remove; nothing was removed\n"
+        "ragctl: error: 8 of 10 documents of the index, each record of none counted as one, are not in the ledger, "
+        "more than the 20% that one run may remove; nothing was removed\n"
         "  hint: if state: names the right place, make the ledger anew: ragctl ledger rebuild CONFIG; "
         "if they are to go: ragctl verify CONFIG --repair --set ingest.max_delete=1.0\n"
     )
@@ -210,6 +210,22 @@ def test_most_of_an_index_is_not_deleted_as_orphaned(config: Path) -> None:
     assert in_process("verify", config, "--json").json["documents"] == 2
     assert in_process("verify", config, "--repair", "--set", "ingest.max_delete=1.0").status == 0
     assert contents(config) == before
+
+
+@pytest.mark.parametrize(
+    "named", [{}, {"document": "docs/d3.md"}, {"document": "elsewhere"}], ids=["none", "one of ours", "another"]
+)
+def test_records_of_somebody_else_are_not_taken_for_one_document(config: Path, named: dict[str, str]) -> None:
+    """Each that ragctl did not write counts, whatever it says that it is of: exit 6 with all of them left."""
+    foreign = [VectorRecord(f"theirs-{i}", np.ones(256, np.float32), {"text": "x", **named}) for i in range(30)]
+    with opened(config) as store:
+        store.put(foreign)
+    ended = in_process("verify", config, "--repair")
+    assert (ended.status, ended.out) == (6, "")
+    assert "error: 30 of 40 documents of the index, each record of none counted as one, are not" in ended.err
+    assert {record.key for record in foreign} <= set(contents(config))
+    assert in_process("verify", config, "--repair", "--set", "ingest.max_delete=1.0").status == 0
+    assert len(contents(config)) == 10
 
 
 def test_a_ledger_of_an_earlier_day_is_made_anew_as_the_hint_says(config: Path) -> None:
