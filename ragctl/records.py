@@ -221,6 +221,11 @@ def some_vectors(count: int, dimension: int) -> Vectors:
     return np.broadcast_to(np.ones(1, np.float32), (count, dimension))
 
 
+def vector_bytes(dimension: int) -> int:
+    """Memory that a vector takes with all its numbers, as float32."""
+    return 4 * dimension
+
+
 def short_hash(data: str | bytes) -> str:
     """20 hexadecimal characters (80 bits) of BLAKE2b: 2**40 values before a collision is likely."""
     raw = data.encode("utf-8", "surrogatepass") if isinstance(data, str) else data
