@@ -324,7 +324,7 @@ class Pipeline:
         document.failed = True
         cut = document.cut
         self._fail(
-            cut.document, cut.file, "embed", "costs more by itself than budget.ingest_usd allows a run"
+            cut.document, cut.file, "embed", "costs more by itself than budget.ingest_usd allows a command"
         )
         self._close(document)
 
