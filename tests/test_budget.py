@@ -20,7 +20,7 @@ from ragctl.records import Answer, Usage
 from ragctl.spending import EvalBill, IngestBill, Rate, embedding_rate
 from tests.cli import Ended, experiment, ragctl, write_docs
 from tests.experiments import experiment as loaded
-from tests.servers.bedrock import BedrockServer
+from tests.servers.bedrock import BedrockServer, Manner
 
 DOCUMENTS = 40
 WORDS = 200  # of a document
@@ -247,6 +247,23 @@ def test_an_eval_stops_before_it_asks_more(place: Place) -> None:
     assert 0 < done.json["cost"]["usd"] <= cap
     assert len(done.json["failures"]) in range(5, 9)
     assert {failure["stage"] for failure in done.json["failures"]} == {"query", "not asked"}
+
+
+def test_an_eval_of_a_model_that_never_answers_stops_at_its_cap_too(place: Place) -> None:
+    """It thinks until its tokens run out, which are charged: the first question goes past the cap, and is the last."""
+    path = golden(place.config.parent)
+    assert place.ingest(None).status == 0
+    place.bedrock.manner = Manner(thinks="tags")
+    model = {"kind": "bedrock", "model": "us.anthropic.claude-sonnet-4-5-20250929-v1:0", "max_tokens": 1}
+    dataset = {"kind": "golden", "path": str(path)}
+    ended = place.run(
+        "eval",
+        *("--set", f"evaluation={json.dumps({'dataset': dataset, 'concurrency': 1})}"),
+        *("--set", f"generation={json.dumps(model)}"),
+        *("--set", "budget.eval_usd=1"),
+    )
+    assert (ended.status, "the tokens ran out while the model was reasoning" in ended.err) == (8, True)
+    assert sum("messages" in request for request in place.bedrock.requests) == 1
 
 
 # --- bills -----------------------------------------------------------------------------------------------
