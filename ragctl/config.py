@@ -259,7 +259,9 @@ class Tracking(Section):
 
 
 class Budget(Section):
-    """What one run may cost, in US dollars. It stops, with all that it did saved, before it goes past that."""
+    """What one command may cost, in US dollars, over all the indexes that it works on. It stops, with all that it did
+    saved, before it goes past that.
+    """
 
     ingest_usd: float | None = Field(
         None, gt=0, allow_inf_nan=False, description="Tokens that are embedded, and puts."

@@ -30,13 +30,18 @@ run only where a single item is all there was. Anything that is not a RagctlErro
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from ragctl.records import Usage
 
 
 class RagctlError(Exception):
     """An ending that the user can do something about: `message` says what and where, `hint` what to do."""
 
     exit_status: ClassVar[int] = 8
+    # Tokens that services have counted, and charge, for a question that ended with this; None: they did not say.
+    usage: Usage | None = None
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         super().__init__(message)

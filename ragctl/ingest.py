@@ -54,6 +54,7 @@ class IngestOptions:
     only_failed: bool = False  # files with failures, and no others
     wait_s: float = 0.0  # for the lease
     saved: SavedPlan | None = None  # the plan that the run must still be like
+    spent_usd: float = 0.0  # of budget.ingest_usd, by the same command on other indexes
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +173,7 @@ def ingest(
     if experiment.chunking.tokenizer:
         token_counter(experiment.chunking)  # a fault of the experiment must not become one of every document
     if not options.dry_run:
-        progress.bill = IngestBill.of(experiment, state)
+        progress.bill = IngestBill.of(experiment, state, before=options.spent_usd)
     if has_index_each(experiment):
         from ragctl.tenants import ingest_tenants
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import queue
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -27,12 +28,21 @@ from ragctl.embedding import EmbedQueue, Wanted
 from ragctl.errors import RagctlError, RecordRefused
 from ragctl.manifest import DocumentRow, Failure, FileRow
 from ragctl.putting import Batch, PutQueue
-from ragctl.records import Chunk, Metadata, VectorRecord, some_vectors, stem_of
-from ragctl.reuse import KnownTexts, TextsUnderWay, fetch
+from ragctl.records import Chunk, Metadata, VectorRecord, some_vectors, stem_of, vector_bytes
+from ragctl.reuse import KnownTexts, TextsUnderWay, fetch, part_size
 from ragctl.room import Room
 from ragctl.settling import Settling
 from ragctl.spending import IngestBill
-from ragctl.under_way import Counts, OpenDocument, OpenFile, OpenFiles, Services, Todo, metadata_of
+from ragctl.under_way import (
+    Counts,
+    OpenDocument,
+    OpenFile,
+    OpenFiles,
+    Services,
+    Sought,
+    Todo,
+    metadata_of,
+)
 from ragctl.worker import Cut, Embedding, Failed, Finished, Item, Same
 from ragctl.workers import Workers
 
@@ -93,7 +103,11 @@ class Pipeline:
         self._texts = TextsUnderWay()
         self._records = PutQueue(services.store)
         self._admission = Admission(services, self._bill)
+        self._seeking: deque[OpenDocument] = deque()  # that have something sought, and no fetch under way
+        self._part = part_size(services)
         self._calls = 0  # fetches and puts under way
+        self._fetches = 0  # the fetches among them
+        self._most_fetches = settings.put_concurrency
         self._puts = 0  # the puts among them: no more than are made at once, and the next
         self._most_puts = settings.put_concurrency + 1
         self._settling = Settling(services, counts)
@@ -163,7 +177,9 @@ class Pipeline:
         under_way = self._calls or self._embeds.under_way
         if stopping:
             return not (under_way or self._records)
-        waiting = self._embeds.waiting or self._records or self._room.is_full or self._admission
+        waiting = (
+            self._seeking or self._embeds.waiting or self._records or self._room.is_full or self._admission
+        )
         return not (self._parsing or under_way or waiting)
 
     def _take_event(self) -> None:
@@ -191,7 +207,13 @@ class Pipeline:
         if not stopping:
             for batch in self._embeds.ready(drain=no_more):
                 self._announce(self._embeds.start(batch), partial(self._on_embedded, batch))
-        others = self._embeds.waiting or self._embeds.under_way or self._calls - self._puts
+        self._put_batches(no_more=no_more, stopping=stopping)
+        if not stopping:
+            self._fetch()
+
+    def _put_batches(self, *, no_more: bool, stopping: bool) -> None:
+        """Put what is full, or has waited long enough, or will not get any fuller."""
+        others = self._seeking or self._embeds.waiting or self._embeds.under_way or self._calls - self._puts
         # What is held back goes on when a put ends; after the last document nothing else will fill this one.
         alone = no_more and not others and (not self._puts or not (self._parsing or self._admission))
         while self._records and self._puts < self._most_puts:
@@ -275,7 +297,7 @@ class Pipeline:
             self._fail(cut.document, cut.file, "metadata", fault)
             return
         file.open += 1
-        document = OpenDocument(cut, old)
+        document = OpenDocument(cut, old, vector_bytes(self._s.embedder.dimension))
         self._room.take(document.bytes)
         self._admission.offer(document)
         self._admit()
@@ -286,7 +308,9 @@ class Pipeline:
         """
         for document in self._admission.admitted():
             self._open(document)
-        under_way = self._calls or self._embeds.under_way or self._embeds.waiting or self._records
+        under_way = (
+            self._seeking or self._calls or self._embeds.under_way or self._embeds.waiting or self._records
+        )
         if not self._admission or under_way:
             return
         if dear := self._admission.too_dear():
@@ -300,7 +324,7 @@ class Pipeline:
         document.failed = True
         cut = document.cut
         self._fail(
-            cut.document, cut.file, "embed", "costs more by itself than budget.ingest_usd allows a run"
+            cut.document, cut.file, "embed", "costs more by itself than budget.ingest_usd allows a command"
         )
         self._close(document)
 
@@ -325,62 +349,77 @@ class Pipeline:
         if not cut.chunks:
             self._close(document)
             return
-        known = document.known
         made = dict(zip(cut.embedded, cut.vectors, strict=True)) if cut.vectors else {}
         self.counts.embedded += len(made)
-        stored: dict[int, str] = {}  # chunk -> key in the store that has its vector
-        lookup: list[int] = []
+        known, new = document.known, list[int]()
         for i, key in enumerate(cut.keys):
             if i in made:
-                self._add_record(document, i, made[i], shared=False)
-            elif key in known:
-                stored[i] = key
-            elif other := self._seen.get(stem_of(key)):
-                stored[i] = other
+                continue
+            there = key if key in known else self._seen.get(stem_of(key))
+            if there is None and self._s.cache is None:
+                new.append(i)
             else:
-                lookup.append(i)
-        if stored or (lookup and self._s.cache is not None):
-            digest = partial(self._on_fetched, document, stored, lookup)
-            self._call(digest, fetch, self._s, document, stored, lookup)
-        else:
-            self._want(document, lookup)
+                document.sought.append(Sought(i, there))
+        if document.sought:
+            self._seeking.append(document)
+        for i, vector in made.items():
+            self._add_record(document, i, vector, shared=False)
+        self._want(document, new)
+
+    def _fetch(self) -> None:
+        """Look up what is sought of documents, part by part, for as long as the puts keep up with what is found."""
+        while self._seeking and self._fetches < self._most_fetches and not self._records.has_full:
+            document = self._seeking[0]
+            part = [document.sought.popleft() for _ in range(min(self._part, len(document.sought)))]
+            if not document.sought:
+                self._seeking.popleft()
+            self._fetches += 1
+            # The vectors of the last part, which most often is the only one, are kept until all that is new is there.
+            vectors = document.rewriting or not document.sought
+            digest = partial(self._on_fetched, document, part, vectors)
+            self._call(digest, partial(fetch, vectors=vectors), self._s, document, part)
 
     def _on_fetched(
-        self, document: OpenDocument, stored: dict[int, str], lookup: list[int], future: Future[Any]
+        self, document: OpenDocument, part: list[Sought], vectors: bool, future: Future[Any]
     ) -> None:
         self._calls -= 1
+        self._fetches -= 1
         records, cached = future.result()
         missing: list[int] = []
-        for i, key in stored.items():
+        for i, key in part:
+            own = document.cut.keys[i]
             found = records.get(key)
-            if found is None:
-                missing.append(i)
-            elif key == document.cut.keys[i]:
-                self._keep(document, i, found)
-            else:
-                self.counts.reused += 1
-                self._add_record(document, i, found.vector)
-        for i in lookup:
-            vector = cached.get(stem_of(document.cut.keys[i]))
+            vector = cached.get(stem_of(own)) if found is None else found.vector
             if vector is None:
                 missing.append(i)
-            else:
+            elif found is None:
                 self.counts.cached += 1
                 self._add_record(document, i, vector)
-        self._want(document, sorted(missing))
+            elif key == own:
+                self._keep(document, i, found, vector if vectors else None)
+            else:
+                self.counts.reused += 1
+                self._add_record(document, i, vector)
+        self._want(document, missing)
 
-    def _keep(self, document: OpenDocument, i: int, found: VectorRecord) -> None:
+    def _keep(self, document: OpenDocument, i: int, found: VectorRecord, vector: AnyVector | None) -> None:
         """The chunk is in the store: leave it, unless its metadata changed, then put it again with the same vector."""
+        if document.rewriting and vector is not None:
+            self._rewrite(document, i, vector)
+            return
         self.counts.reused += 1
-        metadata = self._metadata(document, document.cut.chunks[i])
-        if document.failed or dict(found.metadata) == metadata:
+        if document.failed or dict(found.metadata) == self._metadata(document, document.cut.chunks[i]):
             self._arrived(document)
         else:
-            document.rewrites.append(VectorRecord(found.key, found.vector, metadata))
+            document.rewrites[i] = vector
             self._put_rewrites(document)
 
     def _want(self, document: OpenDocument, chunks: list[int]) -> None:
         """Queue chunks for embedding; a text that is already on its way is not sent twice."""
+        if document.failed:
+            for _ in chunks:
+                self._arrived(document)
+            return
         if chunks and (error := self._refusal(document, chunks)):
             self._fail_open(document, "put", error)
             for _ in chunks[1:]:
@@ -522,18 +561,33 @@ class Pipeline:
     def _put_rewrites(self, document: OpenDocument) -> None:
         """Change what is in the store only when all that is new of the document has arrived there."""
         if document.rewrites and document.waiting == len(document.rewrites):
-            rewrites, document.rewrites = document.rewrites, []
-            for record in rewrites:
-                self._queue_record(document, record)
+            rewrites, document.rewrites, document.rewriting = document.rewrites, {}, True
+            document.sought.extend(
+                Sought(i, document.cut.keys[i]) for i, vector in rewrites.items() if vector is None
+            )
+            if document.sought:
+                self._seeking.append(document)
+            for i, vector in rewrites.items():
+                if vector is not None:
+                    self._rewrite(document, i, vector)
+
+    def _rewrite(self, document: OpenDocument, i: int, vector: AnyVector) -> None:
+        if document.failed:
+            self._arrived(document)
+            return
+        metadata = self._metadata(document, document.cut.chunks[i])
+        self._queue_record(document, VectorRecord(document.cut.keys[i], vector, metadata))
 
     def _fail_open(self, document: OpenDocument, stage: str, error: str) -> None:
         """One chunk of the document failed, so the document has; the other chunks need not go on."""
         if not document.failed:
             document.failed = True
             self._fail(document.cut.document, document.cut.file, stage, error)
-            for _ in document.rewrites:
-                document.waiting -= 1
-            document.rewrites = []
+            document.waiting -= len(document.rewrites) + len(document.sought)
+            document.rewrites.clear()
+            if document.sought:
+                document.sought.clear()
+                self._seeking.remove(document)
         self._arrived(document)
 
     def _close(self, document: OpenDocument) -> None:

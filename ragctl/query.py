@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from ragctl import indexes, prompts, tenancy
 from ragctl.adapters.base import SearchRequest
-from ragctl.errors import ConfigError, TenantLeak
+from ragctl.errors import ConfigError, RagctlError, TenantLeak
 from ragctl.filters import Filter, combine, normalise
 from ragctl.records import Answer, Hit, SearchMode, Usage
 
@@ -197,7 +197,11 @@ class QueryEngine:
             self._generator = open_generator(self._experiment)
         start = perf_counter()
         prompt = prompts.build_prompt(self._template, answer.question, answer.hits)
-        generation = self._generator.generate(prompt, on_text)
+        try:
+            generation = self._generator.generate(prompt, on_text)
+        except RagctlError as error:
+            error.usage = answer.usage + (error.usage or Usage())
+            raise
         timings["generate"] = perf_counter() - start
         strange = prompts.unknown_markers(generation.text, answer.hits)
         if strange:

@@ -221,6 +221,11 @@ def some_vectors(count: int, dimension: int) -> Vectors:
     return np.broadcast_to(np.ones(1, np.float32), (count, dimension))
 
 
+def vector_bytes(dimension: int) -> int:
+    """Memory that a vector takes with all its numbers, as float32."""
+    return 4 * dimension
+
+
 def short_hash(data: str | bytes) -> str:
     """20 hexadecimal characters (80 bits) of BLAKE2b: 2**40 values before a collision is likely."""
     raw = data.encode("utf-8", "surrogatepass") if isinstance(data, str) else data
@@ -240,6 +245,11 @@ def chunk_keys(document_id: str, texts: list[str]) -> list[str]:
         seen[stem] = count = seen.get(stem, 0) + 1
         keys.append(f"{prefix}-{stem}" if count == 1 else f"{prefix}-{stem}.{count}")
     return keys
+
+
+def is_key_of(key: str, document_id: str) -> bool:
+    """Whether a chunk of the document may have this key."""
+    return key.startswith(f"{short_hash(document_id)}-")
 
 
 def stem_of(key: str) -> str:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from ragctl.records import stem_of
+from ragctl.records import stem_of, vector_bytes
 
 if TYPE_CHECKING:
     from ragctl.records import Vector, VectorRecord
     from ragctl.sparse import AnyVector
-    from ragctl.under_way import OpenDocument, Services
+    from ragctl.under_way import OpenDocument, Services, Sought
 
 Chunks = list[tuple["OpenDocument", int]]  # documents, and which of their chunks
 
@@ -72,14 +72,27 @@ class TextsUnderWay:
             self._vectors.pop(stem_of(record.key), None)
 
 
+def part_size(services: Services) -> int:
+    """How many chunks one call of `fetch` looks up: all calls that are made at once bring a quarter at most of what may
+    wait between the stages.
+    """
+    settings = services.experiment.ingest
+    room = settings.memory_mb * 2**20 // 4 // settings.put_concurrency
+    return max(1, min(services.store.limits.get_keys, room // vector_bytes(services.embedder.dimension)))
+
+
 def fetch(
-    services: Services, document: OpenDocument, stored: Mapping[int, str], lookup: list[int]
+    services: Services, document: OpenDocument, part: Sequence[Sought], *, vectors: bool
 ) -> tuple[dict[str, VectorRecord], dict[str, Vector]]:
-    """Records by key from the store for `stored` (chunk -> key), vectors by text hash from the cache for `lookup`."""
-    keys = list(dict.fromkeys(stored.values()))
-    size = services.store.limits.get_keys
-    records: dict[str, VectorRecord] = {}
-    for first in range(0, len(keys), size):
-        records |= services.store.get(keys[first : first + size], vectors=True)
-    stems = [stem_of(document.cut.keys[i]) for i in lookup]
+    """Records by key from the store, vectors by text hash from the cache, for a part of what is sought of a document.
+
+    Without `vectors` those of records under the document's own keys are empty.
+    """
+    own = document.cut.keys
+    keys = {key for _, key in part if key is not None}
+    read = keys if vectors else {key for i, key in part if key is not None and key != own[i]}
+    records = services.store.get(sorted(read), vectors=True) if read else {}
+    if keys != read:
+        records |= services.store.get(sorted(keys - read))
+    stems = [stem_of(own[i]) for i, key in part if key is None]
     return records, services.cache.get(stems) if services.cache is not None and stems else {}

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from ragctl.errors import ConfigError, Refused
+from ragctl.errors import ConfigError, RagctlError, Refused
 from ragctl.limits import metadata_size
 
 if TYPE_CHECKING:
@@ -25,6 +25,9 @@ MILLION: Final = 1_000_000
 LOCAL: Final = frozenset({"hashing", "fastembed", "extractive"})
 # Tokens that a byte of text is taken for until the service has said how many it counts: English has about 0.25.
 GUESS: Final = 0.5
+# What a token that a service keeps in its cache of prompts costs at the most, in tokens that are read. One that it reads
+# from there costs less than one; how much less no setting says, so it counts as one, and the bill is never too low.
+CACHE_WRITE: Final = 1.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,10 +93,18 @@ class IngestBill:
     """What an ingest has paid for, and has committed itself to. Used by one thread."""
 
     def __init__(
-        self, token: Rate = FREE, puts: S3VectorsPrices | None = None, *, cap: float | None = None
+        self,
+        token: Rate = FREE,
+        puts: S3VectorsPrices | None = None,
+        *,
+        cap: float | None = None,
+        before: float = 0.0,
     ) -> None:
-        """`puts` None: nothing is charged for them, or no price is known and there is no cap."""
+        """`puts` None: nothing is charged for them, or no price is known and there is no cap. `before`: dollars of the
+        cap that the command has spent on other indexes.
+        """
         self.cap = cap
+        self._before = before
         self.has_put_price = True
         self._token, self._puts = token, puts
         # Tokens that were reported, and the bytes of text that they were counted in
@@ -104,13 +115,13 @@ class IngestBill:
         self.is_spent = False  # set when the run takes no more documents, because the cap does not bear it
 
     @classmethod
-    def of(cls, experiment: Experiment, state: State) -> Self:
+    def of(cls, experiment: Experiment, state: State, *, before: float = 0.0) -> Self:
         """The bill of an experiment. ConfigError when it has a cap and not all prices are known."""
         from ragctl import cost
 
         prices = cost.load(state) if experiment.store.kind == "s3vectors" else cost.Prices()
         cap = experiment.budget.ingest_usd if experiment.budget else None
-        bill = cls(embedding_rate(experiment), vector_prices(experiment, prices), cap=cap)
+        bill = cls(embedding_rate(experiment), vector_prices(experiment, prices), cap=cap, before=before)
         bill.has_put_price = bill._puts is not None or experiment.store.kind != "s3vectors"
         if cap is not None:
             _require("budget.ingest_usd", [bill._token])
@@ -134,7 +145,7 @@ class IngestBill:
         return True
 
     def bears(self, text: int, stored: int) -> bool:
-        """Whether the cap bears a document of so many bytes if it is the only one of a run."""
+        """Whether the cap bears a document of so many bytes if it is the only one of a command."""
         return self.cap is None or self._cost(text * self._tokens_per_byte, stored) <= self.cap
 
     def release(self, text: int, stored: int) -> None:
@@ -155,6 +166,11 @@ class IngestBill:
         if self._puts is not None:
             sizes = (stored_size(record.vector.size, record.key, record.metadata) for record in records)
             self._put_usd += self._puts.puts([sum(sizes)])
+
+    @property
+    def of_cap(self) -> float:
+        """Dollars of the cap that are spent, also before; what no service counted is guessed. 0 without a cap."""
+        return 0.0 if self.cap is None else self._projected(0, 0)
 
     @property
     def embedding_usd(self) -> float | None:
@@ -182,7 +198,7 @@ class IngestBill:
 
     def _projected(self, text: int, stored: int) -> float:
         tokens = self._tokens + (self._untold + self._owed_text + text) * self._tokens_per_byte
-        return self._cost(tokens, self._owed_puts + stored) + self._put_usd
+        return self._before + self._cost(tokens, self._owed_puts + stored) + self._put_usd
 
     @property
     def _tokens_per_byte(self) -> float:
@@ -200,16 +216,27 @@ class IngestBill:
 class EvalBill:
     """What an evaluation has paid for; asked from several threads."""
 
-    def __init__(self, read: Rate, written: Rate, reranked: Rate, *, cap: float | None = None) -> None:
+    def __init__(
+        self,
+        read: Rate,
+        written: Rate,
+        reranked: Rate,
+        *,
+        cap: float | None = None,
+        before: EvalBill | None = None,
+    ) -> None:
+        """`before`: of the indexes that the same command has evaluated; it counts into the cap, and is closed."""
         self.cap = cap
         self._rates = (read, written, reranked)
+        self._asked_before = before.asked if before else 0
+        self._usd_before = before.of_cap if before else 0.0
         self._lock = threading.Lock()
         self._usd = 0.0
         self._asked = self._under_way = 0
         self.is_spent = False  # some question was not asked, because the cap does not bear it
 
     @classmethod
-    def of(cls, experiment: Experiment) -> Self:
+    def of(cls, experiment: Experiment, before: EvalBill | None = None) -> Self:
         """The bill of an experiment. ConfigError when it has a cap and not all prices are known."""
         read, written = generation_rates(experiment)
         if experiment.evaluation is None or not experiment.evaluation.answers:
@@ -218,7 +245,7 @@ class EvalBill:
         # An answer's usage does not tell the question's own tokens, which are few, from the generator's.
         dearer = max((read, embedding), key=lambda rate: float("inf") if rate.usd is None else rate.usd)
         cap = experiment.budget.eval_usd if experiment.budget else None
-        bill = cls(dearer, written, reranking_rate(experiment), cap=cap)
+        bill = cls(dearer, written, reranking_rate(experiment), cap=cap, before=before)
         if cap is not None:
             _require("budget.eval_usd", bill._rates)
         return bill
@@ -231,12 +258,26 @@ class EvalBill:
             usage: Usage | None = None
             try:
                 answer = ask(question)
+            except RagctlError as error:
+                usage = error.usage
+                raise
+            else:
                 usage = answer.usage
                 return answer
             finally:
                 self._end(usage)
 
         return asked
+
+    @property
+    def asked(self) -> int:
+        """Questions that were paid for, also before."""
+        return self._asked_before + self._asked
+
+    @property
+    def of_cap(self) -> float:
+        """Dollars of the cap that are spent, also before."""
+        return self._usd_before + self._usd
 
     def to_json(self) -> dict[str, Any]:
         """Costs in US dollars; null where unknown."""
@@ -245,11 +286,11 @@ class EvalBill:
 
     def _begin(self) -> None:
         with self._lock:
-            mean = self._usd / self._asked if self._asked else 0.0
-            if self.cap is not None and self._usd + (self._under_way + 1) * mean > self.cap:
+            spent, mean = self.of_cap, self.of_cap / self.asked if self.asked else 0.0
+            if self.cap is not None and spent + (self._under_way + 1) * mean > self.cap:
                 self.is_spent = True
                 raise Refused(
-                    f"budget.eval_usd is reached: {self._asked:,} questions cost ${self._usd:.4f}, the next one would "
+                    f"budget.eval_usd is reached: {self.asked:,} questions cost ${spent:.4f}, the next one would "
                     f"go past ${self.cap:g}",
                     hint="raise budget.eval_usd, or ask fewer questions",
                 )
@@ -260,9 +301,11 @@ class EvalBill:
             self._under_way -= 1
             if usage is None:
                 return
-            self._asked += 1
             read, written, reranked = (rate.usd or 0.0 for rate in self._rates)
-            self._usd += usage.input_tokens * read + usage.output_tokens * written + reranked
+            tokens = usage.input_tokens + usage.cache_read_tokens + CACHE_WRITE * usage.cache_write_tokens
+            cost = tokens * read + usage.output_tokens * written + reranked
+            self._usd += cost
+            self._asked += cost > 0  # one that failed for nothing must not make the others seem cheap
 
 
 def _require(setting: str, rates: Sequence[Rate]) -> None:

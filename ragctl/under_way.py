@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from operator import attrgetter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ragctl import tenancy
 from ragctl.manifest import FileRow
@@ -17,12 +18,12 @@ if TYPE_CHECKING:
     from ragctl.config import Experiment
     from ragctl.lease import Lease
     from ragctl.manifest import DocumentRow, Ledger
-    from ragctl.records import Chunk, MetadataValue, SourceFile, VectorRecord
+    from ragctl.records import Chunk, MetadataValue, SourceFile
+    from ragctl.sparse import AnyVector
     from ragctl.worker import Cut, Finished, Task
 
 _TEXT_OF = attrgetter("text")
 CHUNK_BYTES = 1_500  # of the objects that a chunk is made of, beside its text and vector
-VECTOR_BYTES = 4_096  # of a vector that is not made yet
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,23 +89,37 @@ class OpenFile:
             self.seen.add(document)
 
 
+class Sought(NamedTuple):
+    """A chunk whose vector may be there already: under a key of the store, or, where that is None, in the cache."""
+
+    chunk: int
+    key: str | None
+
+
 @dataclass(slots=True, eq=False)
 class OpenDocument:
-    """A document on its way into the store. `waiting`: chunks that are not yet there."""
+    """A document on its way into the store. `waiting`: chunks that are not yet there.
+
+    `vector_bytes`: of a vector that is not made yet.
+    """
 
     cut: Cut
     old: DocumentRow | None
+    vector_bytes: InitVar[int]
     waiting: int = 0
-    rewrites: list[VectorRecord] = field(default_factory=list)  # same vector, other metadata: put last
+    sought: deque[Sought] = field(default_factory=deque)  # not yet looked up
+    # Chunks that keep their vector and get other metadata, which are put last; None: the vector is to be read again
+    rewrites: dict[int, AnyVector | None] = field(default_factory=dict)
+    rewriting: bool = False  # all that is new of it is in the store
     failed: bool = False
     owed_text: int = 0  # bytes to embed that are promised to the bill and not yet paid for
     owed_stored: int = 0  # likewise, bytes to store
     bytes: int = field(init=False)  # memory that it takes, about
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, vector_bytes: int) -> None:
         chunks, vectors = self.cut.chunks, self.cut.vectors
         text = sum(map(len, map(_TEXT_OF, chunks)))
-        taken = sum(vector.nbytes for vector in vectors) if vectors else len(chunks) * VECTOR_BYTES
+        taken = sum(vector.nbytes for vector in vectors) if vectors else len(chunks) * vector_bytes
         self.bytes = text * 2 + taken + len(chunks) * CHUNK_BYTES
 
     @property

@@ -7,7 +7,7 @@ it is looked at for a sample of documents, another one each time, or for all wit
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from heapq import nsmallest
@@ -18,12 +18,12 @@ from ragctl.guard import DeleteGuard
 from ragctl.ingest import list_sources, reading_ledger, writing_ledger
 from ragctl.lease import hold
 from ragctl.manifest import Ledger
-from ragctl.records import DOCUMENT, TEXT, short_hash, stem_of
+from ragctl.records import DOCUMENT, TEXT, is_key_of, short_hash, stem_of
 from ragctl.sparse import dense
 from ragctl.state import lease_name
 from ragctl.tenants import strays
 from ragctl.under_way import metadata_of
-from ragctl.worker import Cut, Failed, Task, Workshop
+from ragctl.worker import Cut, Failed, Finished, Task, Workshop
 
 if TYPE_CHECKING:
     from ragctl.adapters.base import Embedder, VectorStore
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 SAMPLE = 200  # documents whose content is looked at unless told otherwise
 EMBEDDED = 32  # chunks that are embedded again, to see whether the vectors are of this embedder
 SAME = 0.99  # cosine similarity at least, of one text embedded twice by one embedder; services round
-UNKNOWN = "documents of the index are not in the ledger"
+UNKNOWN = "documents of the index, each record of none counted as one, are not in the ledger"
 OTHER_LEDGER = (
     f"{matching.REBUILD}; if they are to go: ragctl verify CONFIG --repair --set ingest.max_delete=1.0"
 )
@@ -204,11 +204,21 @@ class _Repair:
     ledger: Ledger
 
     def expect(self, guard: DeleteGuard, drift: Drift) -> None:
-        """Tell the guard how many documents only the index has; what a run that died left behind counts as none."""
+        """Tell the guard how many documents only the index has; what a run that died left behind counts as none.
+
+        A record that is of no document, for it names none or has not the key that ragctl would give it, counts as one:
+        somebody else wrote it, and no ingest brings it back.
+        """
         loose = frozenset(self.ledger.loose(-1))
         keys = [key for key in self._unclaimed(drift.orphaned) if key not in loose]
-        named = {str(record.metadata.get(DOCUMENT, "")) for record in _get(self.store, keys)}
-        unknown = sum(self.ledger.document(document) is None for document in named)
+        named, foreign = set[str](), 0
+        for record in _get(self.store, keys):
+            document = str(record.metadata.get(DOCUMENT, ""))
+            if is_key_of(record.key, document):
+                named.add(document)
+            else:
+                foreign += 1
+        unknown = foreign + sum(self.ledger.document(document) is None for document in named)
         guard.expect(self.experiment.store.index, unknown, self.ledger.counts()[0] + unknown)
 
     def put_right(self, drift: Drift) -> None:
@@ -252,11 +262,32 @@ def _compare_keys(ledger: Ledger, store: VectorStore, drift: Drift) -> None:
 
 
 def _compare_files(experiment: Experiment, ledger: Ledger, listing: Listing, drift: Drift) -> list[str]:
-    """Source against ledger; the files that are as they were."""
-    failed = {failure.file for failure in ledger.failures()}
-    different = {step.id for step in listing.steps(ledger, fingerprints.of_sources(experiment))}
-    drift.stale += sorted(different - failed)
-    return [file.id for file in listing if file.id not in different]
+    """Source against ledger; the files to look into: those that are as the last ingest met them."""
+    settings = fingerprints.of_sources(experiment)
+    failing = _failing(ledger)
+    different = {step.id for step in listing.steps(ledger, settings)}
+    as_met = {id_ for id_ in different.intersection(failing) if _is_as_met(ledger, listing, id_, settings)}
+    drift.stale += sorted(different - as_met)
+    # Of a file that failed as a whole there is nothing to compare; perhaps it hangs, or takes all memory.
+    closed = (different - as_met) | {id_ for id_ in as_met if id_ in failing[id_]}
+    return [file.id for file in listing if file.id not in closed]
+
+
+def _failing(ledger: Ledger) -> dict[str, set[str]]:
+    """The documents that are in the queue of failures, by file."""
+    failing: dict[str, set[str]] = {}
+    for failure in ledger.failures():
+        failing.setdefault(failure.file, set()).add(failure.document)
+    return failing
+
+
+def _is_as_met(ledger: Ledger, listing: Listing, file_id: str, settings: Mapping[str, str]) -> bool:
+    """Whether the file is as an ingest met it that went through all of it, although not all got in."""
+    row = ledger.file(file_id)
+    if row is None or file_id not in listing:
+        return False
+    file = listing.file(file_id)
+    return (row.size, row.stamp, row.fingerprint) == (file.size, file.stamp, settings[file.source])
 
 
 def _chosen(items: Iterable[str], count: int | None, seed: str) -> list[str]:
@@ -274,23 +305,28 @@ def _compare_content(
     files: Iterable[str],
     drift: Drift,
 ) -> None:
-    """What the index holds of these files against what they say now."""
+    """What the index holds of these files against what they say now, but for documents that are known to fail."""
     shop = Workshop(experiment, embeds=False)
+    failing = _failing(ledger)
     for file_id in files:
-        rows = {row.id: row for row in ledger.documents(file_id)}
-        changed = set(rows)  # until they are seen to be as they were
+        known = failing.get(file_id, set())
+        rows = {row.id: row for row in ledger.documents(file_id) if row.id not in known}
+        unseen, changed = set(rows), set[str]()
         for item in shop.work(Task(listing.file(file_id))):
-            if isinstance(item, Failed):
-                changed.add(item.document)
-            if not isinstance(item, Cut):
-                continue
-            row = rows.get(item.document)
-            drift.looked_at += row is not None
-            if row is not None and row.keys == item.keys:
-                changed.discard(item.document)
-                drift.wrong_metadata += _with_other_metadata(experiment, item, store)
-            else:
-                changed.add(item.document)
+            match item:
+                case Failed():
+                    changed.update({item.document} - known)
+                    unseen.discard(item.record or "")  # its old version stays
+                case Cut() if item.document not in known:
+                    unseen.discard(item.document)
+                    row = rows.get(item.document)
+                    drift.looked_at += row is not None
+                    if row is not None and row.keys == item.keys:
+                        drift.wrong_metadata += _with_other_metadata(experiment, item, store)
+                    else:
+                        changed.add(item.document)
+                case Finished() if item.whole:  # else what is unseen may be in what cannot be read
+                    changed |= unseen
         if changed:
             drift.stale += sorted(changed)
             drift.files.append(file_id)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,13 +12,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ragctl.adapters.reasoning import Reply
 from ragctl.cost import Prices
-from ragctl.errors import ConfigError, Refused
+from ragctl.datasets import Question
+from ragctl.errors import ConfigError, Refused, ServiceError
 from ragctl.records import Answer, Usage
 from ragctl.spending import EvalBill, IngestBill, Rate, embedding_rate
 from tests.cli import Ended, experiment, ragctl, write_docs
 from tests.experiments import experiment as loaded
-from tests.servers.bedrock import BedrockServer
+from tests.servers.bedrock import BedrockServer, Manner
 
 DOCUMENTS = 40
 WORDS = 200  # of a document
@@ -117,6 +119,26 @@ def test_a_cap_below_one_document_does_nothing(place: Place) -> None:
     assert place.bedrock.requests == []
 
 
+def test_the_cap_of_an_ingest_is_one_for_all_indexes_of_the_command(place: Place) -> None:
+    """The second gets what the first has left over, and a plan says the same; run after run both are filled."""
+    indexes = {"fine": {"chunking": {"size": 100}}, "coarse": {"chunking": {"size": 5_000}}}
+    options = ("--json", "--set", f"indexes={json.dumps(indexes)}")
+    first = place.run("ingest", *options, "--index", "fine").json["cost"]["usd"]
+    for made in ("state", "store"):
+        (place.config.parent / made).rename(place.config.parent / f"other-{made}")
+    cap = 1.5 * first  # enough for either
+    capped = (*options, "--set", f"budget.ingest_usd={cap}")
+    assert place.run("plan", *capped).json["budget"]["enough"] is False
+    done = place.run("ingest", *capped)
+    assert done.status == 6
+    assert "budget.ingest_usd is reached: the command stopped before it would have gone past it" in done.err
+    fine, coarse = (done.json["indexes"][f"test-{name}"] for name in indexes)
+    assert (fine["documents"]["added"], fine["cost"]["usd"]) == (DOCUMENTS, pytest.approx(first))
+    assert 0 < coarse["documents"]["added"] < DOCUMENTS
+    assert fine["cost"]["usd"] + coarse["cost"]["usd"] <= cap
+    assert place.run("ingest", *capped).status == 0
+
+
 def test_a_document_dearer_than_the_cap_keeps_no_other_out(place: Place) -> None:
     """It fails by itself, run after run, and the others get in."""
     (place.config.parent / "docs" / "00.md").write_text(" ".join(f"v{n}" for n in range(50 * WORDS)))
@@ -125,7 +147,7 @@ def test_a_document_dearer_than_the_cap_keeps_no_other_out(place: Place) -> None
         assert (done.status, done.json["documents"]["added"]) == (3, added), done.err
         (failure,) = done.json["failures"]
         assert failure["document"] == "docs/00.md"
-        assert failure["error"] == "costs more by itself than budget.ingest_usd allows a run"
+        assert failure["error"] == "costs more by itself than budget.ingest_usd allows a command"
 
 
 def test_a_cap_without_a_price_cannot_be_kept(place: Place) -> None:
@@ -136,6 +158,19 @@ def test_a_cap_without_a_price_cannot_be_kept(place: Place) -> None:
 
 
 # --- eval ------------------------------------------------------------------------------------------------
+
+QUESTION = Question("q", "Why?")
+
+
+def answering(usage: Usage) -> Callable[[Question], Answer]:
+    return lambda question: Answer(question.question, "a", (), (), {}, usage)
+
+
+def failing(error: Exception) -> Callable[[Question], Answer]:
+    def ask(_: Question) -> Answer:
+        raise error
+
+    return ask
 
 
 def golden(folder: Path) -> Path:
@@ -151,6 +186,43 @@ def golden(folder: Path) -> Path:
     path = folder / "golden.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
+
+
+def test_the_cap_of_an_eval_is_one_for_all_indexes_of_the_command() -> None:
+    """What the first index cost is spent for the second, and is not told as its own."""
+    rates = Rate(1.0, ""), Rate(2.0, ""), Rate(0.0, "")
+    first = EvalBill(*rates, cap=10.0)
+    for _ in range(2):
+        first.limited(answering(Usage(2, 1)))(QUESTION)
+    second = EvalBill(*rates, cap=10.0, before=first)
+    with pytest.raises(Refused, match=r"2 questions cost \$8.0000"):
+        second.limited(answering(Usage(2, 1)))(QUESTION)
+    assert second.to_json() == {"usd": 0.0, "cap_usd": 10.0, "cap_met": True}
+
+
+def test_tokens_of_a_prompt_cache_are_paid_for() -> None:
+    """One that is read counts as any other, one that is written as a quarter more: the bill is never too low."""
+    bill = EvalBill(Rate(1.0, ""), Rate(2.0, ""), Rate(0.0, ""))
+    bill.limited(answering(Usage(2, 1, cache_read_tokens=10, cache_write_tokens=8)))(QUESTION)
+    assert bill.to_json()["usd"] == 2 + 2 + 10 + 10
+
+
+def test_an_answer_that_failed_is_paid_for_where_the_service_counted_its_tokens() -> None:
+    """A model that thinks until its tokens run out has charged them; one that cannot be reached has not."""
+    bill = EvalBill(Rate(1.0, ""), Rate(2.0, ""), Rate(0.0, ""))
+    for usage in (Usage(5, 100), None):
+        error = ServiceError("no answer")
+        error.usage = usage
+        with pytest.raises(ServiceError):
+            bill.limited(failing(error))(QUESTION)
+    assert (bill.to_json()["usd"], bill.asked) == (205.0, 1)
+
+
+def test_an_answer_without_text_tells_the_tokens_that_it_took() -> None:
+    """The adapters' error carries what the service reported."""
+    with pytest.raises(ServiceError) as ended:
+        Reply().finish("model", stop_reason="max_tokens", usage=Usage(5, 100))
+    assert ended.value.usage == Usage(5, 100)
 
 
 def test_an_eval_stops_before_it_asks_more(place: Place) -> None:
@@ -175,6 +247,23 @@ def test_an_eval_stops_before_it_asks_more(place: Place) -> None:
     assert 0 < done.json["cost"]["usd"] <= cap
     assert len(done.json["failures"]) in range(5, 9)
     assert {failure["stage"] for failure in done.json["failures"]} == {"query", "not asked"}
+
+
+def test_an_eval_of_a_model_that_never_answers_stops_at_its_cap_too(place: Place) -> None:
+    """It thinks until its tokens run out, which are charged: the first question goes past the cap, and is the last."""
+    path = golden(place.config.parent)
+    assert place.ingest(None).status == 0
+    place.bedrock.manner = Manner(thinks="tags")
+    model = {"kind": "bedrock", "model": "us.anthropic.claude-sonnet-4-5-20250929-v1:0", "max_tokens": 1}
+    dataset = {"kind": "golden", "path": str(path)}
+    ended = place.run(
+        "eval",
+        *("--set", f"evaluation={json.dumps({'dataset': dataset, 'concurrency': 1})}"),
+        *("--set", f"generation={json.dumps(model)}"),
+        *("--set", "budget.eval_usd=1"),
+    )
+    assert (ended.status, "the tokens ran out while the model was reasoning" in ended.err) == (8, True)
+    assert sum("messages" in request for request in place.bedrock.requests) == 1
 
 
 # --- bills -----------------------------------------------------------------------------------------------

@@ -469,13 +469,15 @@ def test_one_poison_document_does_not_stop_the_pruning(folder: Path) -> None:
 
 
 def test_a_run_in_which_most_fails_is_given_up(folder: Path) -> None:
-    """The share is one of all documents, those that are left alone among them."""
+    """The share is one of all documents, those that are left alone among them. What workers have in hand, 32 files
+    each, may still come.
+    """
     run(folder)
-    for i in range(40):
+    for i in range(400):
         (folder / f"docs/bad{i}.pdf").write_bytes(b"%PDF-1.7 rubbish")
     result = run(folder, "ingest.fail_threshold=0.5")
     assert result.gave_up
-    assert 25 < result.counts.failed < 40
+    assert 200 < result.counts.failed < 400
 
 
 RECORDS = {

@@ -733,8 +733,8 @@ def test_what_a_repair_may_delete_counts_over_all_tenants(each: Path) -> None:
     ended = ragctl("verify", each, "--repair")
     assert (ended.status, ended.out) == (6, "")
     assert (
-        "ragctl: error: 3 of 12 documents of the index are not in the ledger, more than the 20% that one run may "
-        "remove; nothing was removed\n"
+        "ragctl: error: 3 of 12 documents of the index, each record of none counted as one, are not in the ledger, "
+        "more than the 20% that one run may remove; nothing was removed\n"
     ) in ended.err
     assert {tenant: found(each, tenant) for tenant in before} == before
 

@@ -21,6 +21,7 @@ from ragctl.records import VectorRecord
 from ragctl.sparse import dense
 from ragctl.state import open_state
 from ragctl.verify import Drift, repair, verify
+from ragctl.worker import Item, Task, Workshop
 from tests.cli import Ended, experiment, in_process, ragctl, write_docs
 
 TEXTS = {f"d{i}.md": f"# Title {i}\n\nDocument number {i} is about subject {i * 7}.\n" for i in range(10)}
@@ -201,8 +202,8 @@ def test_most_of_an_index_is_not_deleted_as_orphaned(config: Path) -> None:
     ended = in_process("verify", config, "--repair")
     assert (ended.status, ended.out) == (6, "")
     assert ended.err == (
-        "ragctl: error: 8 of 10 documents of the index are not in the ledger, more than the 20% that one run may "
-        "remove; nothing was removed\n"
+        "ragctl: error: 8 of 10 documents of the index, each record of none counted as one, are not in the ledger, "
+        "more than the 20% that one run may remove; nothing was removed\n"
         "  hint: if state: names the right place, make the ledger anew: ragctl ledger rebuild CONFIG; "
         "if they are to go: ragctl verify CONFIG --repair --set ingest.max_delete=1.0\n"
     )
@@ -210,6 +211,26 @@ def test_most_of_an_index_is_not_deleted_as_orphaned(config: Path) -> None:
     assert in_process("verify", config, "--json").json["documents"] == 2
     assert in_process("verify", config, "--repair", "--set", "ingest.max_delete=1.0").status == 0
     assert contents(config) == before
+
+
+@pytest.mark.parametrize(
+    "named",
+    [{}, {"document": "docs/d3.md"}, {"document": "elsewhere"}],
+    ids=["none", "one of ours", "another"],
+)
+def test_records_of_somebody_else_are_not_taken_for_one_document(config: Path, named: dict[str, str]) -> None:
+    """Each that ragctl did not write counts, whatever it says that it is of: exit 6 with all of them left."""
+    foreign = [
+        VectorRecord(f"theirs-{i}", np.ones(256, np.float32), {"text": "x", **named}) for i in range(30)
+    ]
+    with opened(config) as store:
+        store.put(foreign)
+    ended = in_process("verify", config, "--repair")
+    assert (ended.status, ended.out) == (6, "")
+    assert "error: 30 of 40 documents of the index, each record of none counted as one, are not" in ended.err
+    assert {record.key for record in foreign} <= set(contents(config))
+    assert in_process("verify", config, "--repair", "--set", "ingest.max_delete=1.0").status == 0
+    assert len(contents(config)) == 10
 
 
 def test_a_ledger_of_an_earlier_day_is_made_anew_as_the_hint_says(config: Path) -> None:
@@ -300,6 +321,69 @@ def test_content_that_cannot_be_read_any_more_is_told(config: Path) -> None:
     ended = in_process("verify", config, "--full", "--repair", "--json")
     assert (ended.status, off(ended)) == (3, {"failed"})
     assert contents(config) == before
+
+
+# --- files of which something failed ---------------------------------------------------------------------
+
+
+@pytest.fixture
+def faulty(config: Path) -> Path:
+    """Two records in a file with a line that is none, ingested as far as it goes; the experiment."""
+    rows = '{"id": "a", "text": "Crane A."}\n{"id":: "b"}\n{"id": "c", "text": "Crane C."}\n'
+    (config.parent / "docs" / "rows.jsonl").write_text(rows)
+    assert in_process("ingest", config).status == 3
+    return config
+
+
+def test_a_faulty_record_keeps_no_other_of_its_file_from_being_compared(faulty: Path) -> None:
+    """Only the line is off, and known to be; damage to its neighbours is named, and put right."""
+    ended = in_process("verify", faulty, "--full", "--json")
+    assert (ended.status, off(ended), ended.json["looked_at"]) == (3, {"failed"}, 12)
+    before = contents(faulty)
+    found = record(faulty, "docs/rows.jsonl#c")
+    with opened(faulty) as store:
+        store.put([replace(found, metadata={**found.metadata, "text": "Another text."})])
+    ended = in_process("verify", faulty, "--full", "--json")
+    assert (off(ended), ended.json["wrong_metadata"]) == ({"failed", "wrong_metadata"}, [found.key])
+    ended = in_process("verify", faulty, "--full", "--repair", "--json")
+    assert (ended.status, off(ended), ended.json["failed"]) == (3, {"failed"}, ["docs/rows.jsonl line 2"])
+    assert contents(faulty) == before
+
+
+def test_a_record_that_cannot_be_read_is_not_taken_for_gone(config: Path) -> None:
+    """Its old version stays in the index, as the ingest left it, and is not stale for that."""
+    rows = config.parent / "docs" / "rows.jsonl"
+    rows.write_text('{"id": "a", "text": "Crane A."}\n{"id": "b", "text": "Crane B."}\n')
+    assert in_process("ingest", config).status == 0
+    rows.write_text('{"id": "a", "text": "Crane A."}\n{"id":: "b", "text": "Crane B."}\n')
+    assert in_process("ingest", config).status == 3
+    assert off(in_process("verify", config, "--full", "--json")) == {"failed"}
+    assert record(config, "docs/rows.jsonl#b").metadata["text"] == "Crane B."
+
+
+def test_a_faulty_file_that_was_edited_since_is_stale(faulty: Path) -> None:
+    """As any other is: the next ingest finds something else in it."""
+    rows = faulty.parent / "docs" / "rows.jsonl"
+    rows.write_text('{"id": "a", "text": "Crane A."}\n{"id": "b", "text": "Crane B."}\n')
+    ended = in_process("verify", faulty, "--full", "--json")
+    assert (off(ended), ended.json["stale"]) == ({"failed", "stale"}, ["docs/rows.jsonl"])
+    assert in_process("verify", faulty, "--repair").status == 0
+
+
+def test_a_file_that_failed_as_a_whole_is_not_opened(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is nothing to compare, and what hung or ended a worker would do so to us."""
+    (config.parent / "docs" / "broken.pdf").write_bytes(b"no PDF")
+    assert in_process("ingest", config).status == 3
+    opened_files: list[str] = []
+    work = Workshop.work
+
+    def noted(shop: Workshop, task: Task) -> Iterator[Item]:
+        opened_files.append(task.file.id)
+        return work(shop, task)
+
+    monkeypatch.setattr(Workshop, "work", noted)
+    assert off(in_process("verify", config, "--full", "--json")) == {"failed"}
+    assert opened_files == [f"docs/{name}" for name in TEXTS]
 
 
 # --- what helps ------------------------------------------------------------------------------------------

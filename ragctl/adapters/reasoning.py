@@ -65,7 +65,9 @@ class Reply:
             self._on_text("".join(self._answer))
         text, reasoning = "".join(self._answer).strip(), "".join(self._reasoning).strip()
         if not text:
-            raise _no_answer(where, stop_reason, reasoned=bool(reasoning))
+            error = _no_answer(where, stop_reason, reasoned=bool(reasoning))
+            error.usage = usage
+            raise error
         return Generation(text, reasoning=reasoning, usage=usage or Usage(), stop_reason=stop_reason)
 
     def _open(self) -> None:

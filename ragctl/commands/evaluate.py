@@ -109,10 +109,12 @@ def perform(
     questions: tuple[Question, ...],
     output: Output,
 ) -> dict[str, Done]:
-    """Evaluate one index after the other, by name, until the budget is spent."""
+    """Evaluate one index after the other, by name, until the budget, which is one for all, is spent."""
     done: dict[str, Done] = {}
+    bill: EvalBill | None = None
     for one in experiments:
-        done[one.store.index] = found = _evaluate(one, evaluation, questions, output)
+        done[one.store.index] = found = _evaluate(one, evaluation, questions, output, bill)
+        bill = found.bill
         if found.bill.is_spent:
             break
     return done
@@ -128,7 +130,11 @@ def conclude(done: Sequence[Done], output: Output) -> None:
 
 
 def _evaluate(
-    experiment: Experiment, evaluation: Evaluation, questions: tuple[Question, ...], output: Output
+    experiment: Experiment,
+    evaluation: Evaluation,
+    questions: tuple[Question, ...],
+    output: Output,
+    before: EvalBill | None,
 ) -> Done:
     from ragctl.evaluate import evaluate
     from ragctl.loading import masked
@@ -140,7 +146,7 @@ def _evaluate(
     require_jinja()
     if experiment.tracking is not None:
         require_mlflow(experiment.tracking)
-    bill = EvalBill.of(experiment)
+    bill = EvalBill.of(experiment, before)
     with recording("eval", experiment) as run, QueryEngine(experiment) as engine:
         _warn_of_absent(experiment, questions)
         if questions:

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -129,12 +129,14 @@ def _saved(plan: Path | None, *, checksum: bool, only_failed: bool) -> SavedPlan
 def perform(
     experiments: Sequence[Experiment], options: IngestOptions, output: Output
 ) -> Iterator[tuple[IngestResult, str | None]]:
-    """Ingest into one index after the other, until told to stop."""
+    """Ingest into one index after the other, until told to stop; the budget is one for all."""
+    spent = 0.0
     for experiment in experiments:
-        result, run = _ingest(experiment, options, output)
+        result, run = _ingest(experiment, replace(options, spent_usd=spent), output)
         yield result, run
         if _stopped(result):
             return
+        spent = result.bill.of_cap if result.bill else 0.0
 
 
 def _stopped(result: IngestResult) -> bool:
@@ -232,7 +234,7 @@ def conclude(results: Sequence[IngestResult]) -> None:
         raise typer.Exit(130)
     if any(result.over_budget for result in results):
         raise Refused(
-            "budget.ingest_usd is reached: the run stopped before it would have gone past it; what it did is saved",
+            "budget.ingest_usd is reached: the command stopped before it would have gone past it; what it did is saved",
             hint="run the command again to go on, with a budget as large again; or raise budget.ingest_usd",
         )
     failed = sum(len(result.failures) for result in results)

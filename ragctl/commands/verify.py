@@ -57,7 +57,10 @@ def command(
     if full and sample is not None:
         raise ConfigError("--full and --sample exclude one another")
     depth = None if full else sample or SAMPLE
-    drifts = {one.store.index: _verify(one, depth, repair=repair) for one in experiments}
+    drifts: dict[str, Drift] = {}
+    spent = 0.0
+    for one in experiments:
+        drifts[one.store.index], spent = _verify(one, depth, spent, repair=repair)
     output.results(
         {name: drift.to_json() for name, drift in drifts.items()}, lambda name: _show(name, drifts[name])
     )
@@ -67,7 +70,8 @@ def command(
         )
 
 
-def _verify(experiment: Experiment, sample: int | None, *, repair: bool) -> Drift:
+def _verify(experiment: Experiment, sample: int | None, spent: float, *, repair: bool) -> tuple[Drift, float]:
+    """What is off; and what of budget.ingest_usd is spent, `spent` by the indexes before."""
     from secrets import token_hex
 
     from ragctl.ingest import IngestOptions, Progress, ingest
@@ -80,9 +84,10 @@ def _verify(experiment: Experiment, sample: int | None, *, repair: bool) -> Drif
     drift = verify(experiment, state, sample=sample, seed=seed)
     if repair and not drift.is_clean and not drift.index:
         repair_drift(experiment, state, drift)
-        ingest(experiment, state, IngestOptions(), Progress())
+        done = ingest(experiment, state, IngestOptions(spent_usd=spent), Progress())
+        spent = done.bill.of_cap if done.bill else spent
         drift = verify(experiment, state, sample=sample, seed=seed)
-    return drift
+    return drift, spent
 
 
 def _hint(drifts: list[Drift], *, repaired: bool) -> str:
