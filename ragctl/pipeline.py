@@ -109,7 +109,8 @@ class Pipeline:
         self._fetches = 0  # the fetches among them
         self._most_fetches = settings.put_concurrency
         self._puts = 0  # the puts among them: no more than are made at once, and the next
-        self._most_puts = settings.put_concurrency + 1
+        most = services.store.limits.puts_at_once or settings.put_concurrency
+        self._most_puts = min(settings.put_concurrency, most) + 1
         self._settling = Settling(services, counts)
         self._parsing = True
         self._error: BaseException | None = None

@@ -8,6 +8,10 @@ import sys
 from typing import Any
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("ragctl", deadline=None)  # how long an example takes says how busy the machine is
+settings.load_profile("ragctl")
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 

@@ -62,7 +62,7 @@ def files(folder: Path) -> set[str]:
 # --- filters ---------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     shelf=st.lists(filtering.metadata, min_size=12, max_size=12),
     conditions=st.lists(filtering.filters, min_size=6, max_size=6),
@@ -78,7 +78,7 @@ def test_filters_find_what_the_reference_says(
         assert set(keys(search(store, mode, top_k=100, filter=condition))) == expected, condition
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     key=st.text(min_size=1, max_size=200),
     metadata=st.dictionaries(

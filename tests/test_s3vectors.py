@@ -454,7 +454,7 @@ CONDITIONS = st.recursive(
 @pytest.mark.parametrize(
     "server", [{"missing_ne_matches": False}, {"missing_ne_matches": True}], indirect=True
 )
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(shelf=st.lists(METADATA, min_size=1, max_size=6), condition=CONDITIONS)
 def test_filters_mean_what_the_reference_says(
     store: S3VectorsStore, shelf: list[dict[str, Any]], condition: dict[str, Any]

@@ -157,7 +157,7 @@ anything = st.recursive(
 )
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=200, suppress_health_check=[HealthCheck.too_slow])
 @given(tenant=tenants, condition=st.none() | typed, mode=st.sampled_from(["vector", "text", "hybrid"]))
 @example(tenant="ACME", condition={"customer": "acme"}, mode="vector")
 @example(tenant="ACME", condition={"$or": [{"customer": "acme"}, {"customer": "ACME"}]}, mode="vector")
@@ -183,7 +183,7 @@ def test_a_filter_never_reaches_another_tenant(
         assert found == own
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(tenant=tenants, condition=st.dictionaries(keys, anything, max_size=3))
 def test_what_is_no_filter_reaches_nobody_else(corpus: Corpus, tenant: str, condition: Any) -> None:
     """Rubbish is refused as a filter, or is one and finds the tenant's own."""
@@ -194,7 +194,7 @@ def test_what_is_no_filter_reaches_nobody_else(corpus: Corpus, tenant: str, cond
     assert {corpus.documents[document]["customer"] for document in found} <= {tenant}
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(tenant=st.text(min_size=1) | tenants.map(str.upper) | tenants.map(lambda name: f"{name}*"))
 def test_a_name_is_compared_letter_by_letter(corpus: Corpus, tenant: str) -> None:
     """A tenant that nobody is finds nothing; no name is a pattern, a number or another spelling of one."""

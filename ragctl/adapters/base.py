@@ -73,6 +73,7 @@ class StoreLimits:
     delete_keys: int
     get_keys: int
     top_k: int
+    puts_at_once: int | None = None  # of which more would only wait for one another; None: no limit
     vectors_per_second: int | None = None  # written and deleted together; None: no limit
 
 

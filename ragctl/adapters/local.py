@@ -75,11 +75,12 @@ class LocalStore:
     """One index in a LanceDB database, the folder `path`. Nothing is imported or made before it is needed."""
 
     limits = StoreLimits(
-        put_records=4_096,  # a commit is one file and one version: not too many
+        put_records=2_048,  # a commit is one file and one version: not too many
         put_bytes=16 * 1024 * 1024,
         delete_keys=8_192,
         get_keys=8_192,
         top_k=MAX_TOP_K,
+        puts_at_once=2,  # a table of rows is made while another is written
     )
 
     def __init__(self, path: Path, index: str) -> None:
@@ -90,8 +91,6 @@ class LocalStore:
         self._opened: tuple[Any, IndexInfo] | None = None
         self._opening = threading.Lock()
         self._writing = threading.Lock()  # commits at once would conflict, and be repeated until they do not
-        # Each table of rows is as large as its batch: one is made while another is written.
-        self._tables = threading.Semaphore(2)
         self._keys = KnownKeys()
 
     @classmethod
@@ -140,6 +139,7 @@ class LocalStore:
     def finish(self) -> None:
         """Take new records into the indexes, and join small files where they have become many."""
         with self._writing:
+            self._keys = KnownKeys()  # the last write is done, most likely
             for index in (self._index_text, self._index_vectors):
                 release_memory()  # so that the peak is that of the larger, not of both
                 index()
@@ -235,7 +235,7 @@ class LocalStore:
         refuse_doubles(records)
         table, info = self._open()
         keys = [record.key for record in records]
-        with self._faults("write to"), self._tables:
+        with self._faults("write to"):
             fresh = rows.table(records, table.schema, info.non_filterable)
             with self._writing:
                 if self._keys.may_hold(table, keys):

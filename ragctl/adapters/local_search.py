@@ -39,7 +39,7 @@ STEMMED = {
     "nl": "Dutch",
 }
 UNSPACED = frozenset({"zh", "ja", "ko"})
-TEXT_INDEX_MB = 8  # of memory to build it in, which takes no longer than with the 2 GiB a core of LanceDB
+TEXT_INDEX_MB = 4  # of memory to build it in, which takes no longer than with the 2 GiB a core of LanceDB
 TOKEN_CHARACTERS = 255  # LanceDB's own 40 would lose checksums and long identifiers
 
 Row = dict[str, Any]

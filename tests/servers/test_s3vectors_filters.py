@@ -175,7 +175,7 @@ filters = st.recursive(
 batches = st.lists(st.dictionaries(names, values), min_size=6, max_size=6)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(batch=batches, document=filters)
 def test_filters_agree_with_mongomock(
     mongo_like: tuple[Any, str], batch: list[dict[str, Any]], document: dict[str, Any]
