@@ -15,6 +15,17 @@ if TYPE_CHECKING:
 FORMER: Final = "default"  # the index of every experiment that named none, before each had its own
 
 
+def refuse_any_shared(experiment: Experiment, state: State) -> None:
+    """As `refuse_shared`, of every index that the experiment has so far."""
+    from ragctl.indexes import named
+    from ragctl.ingest import reading_ledger
+    from ragctl.tenancy import per_index
+
+    for one in (part for index in named(experiment) for part in per_index(index, state)):
+        with reading_ledger(state, one.store.index) as ledger:
+            refuse_shared(one, ledger, state)
+
+
 def refuse_shared(experiment: Experiment, ledger: Ledger, state: State) -> None:
     """Raise Refused before an ingest that mixes the documents of two experiments, or puts all of one a second time.
 

@@ -18,6 +18,7 @@ from ragctl.guard import DeleteGuard
 from ragctl.ingest import list_sources, reading_ledger, writing_ledger
 from ragctl.lease import hold
 from ragctl.manifest import Ledger
+from ragctl.ownership import refuse_shared
 from ragctl.records import DOCUMENT, TEXT, is_key_of, short_hash, stem_of
 from ragctl.sparse import dense
 from ragctl.state import lease_name
@@ -137,6 +138,7 @@ def _verify_index(
     embedder = open_embedder(experiment)
     drift = Drift()
     with closing(open_store(experiment)) as store, reading_ledger(state, index) as ledger:
+        refuse_shared(experiment, ledger, state)
         drift.documents, drift.chunks = ledger.counts()
         drift.failed = [failure.document for failure in ledger.failures()]
         info = store.describe() if may_lack or drift.chunks else indexes.require(store, index)
@@ -188,6 +190,7 @@ def _repairing(experiment: Experiment, state: State) -> Iterator[_Repair]:
         hold(state, lease_name(index), "verify --repair") as lease,
         writing_ledger(state, index, lease) as ledger,
     ):
+        refuse_shared(experiment, ledger, state)
         matching.refuse_lost_ledger(ledger, store, store.describe())
         yield _Repair(experiment, store, lease, ledger)
 

@@ -66,7 +66,10 @@ def test_an_index_that_is_named_stays_as_it_is() -> None:
     assert in_memory(store={"index": "mine"}).store.index == "mine"
 
 
-@pytest.mark.parametrize("command", [("ingest",), ("ingest", "--dry-run"), ("plan",)])
+@pytest.mark.parametrize(
+    "command",
+    [("ingest",), ("ingest", "--dry-run"), ("plan",), ("verify", "--full"), ("verify", "--repair")],
+)
 def test_the_index_of_another_experiment_is_not_filled(folder: Path, command: tuple[str, ...]) -> None:
     """Both name it: whichever way, nothing of the first is touched, and the second may query it."""
     fruit, tools = (config(folder, name, store={"index": "shared"}) for name in ("fruit", "tools"))

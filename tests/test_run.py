@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +18,8 @@ import pytest
 from ragctl import deploy, deployment, teardown
 from ragctl.adapters import aws
 from ragctl.lease import hold
-from ragctl.state import LocalState
+from ragctl.manifest import Ledger
+from ragctl.state import LocalState, ledger_name
 from tests.cli import Ended, block, experiment, ragctl, write_docs
 from tests.deployments import EMBEDDER, ROLE, Region, environment, region_in
 from tests.servers.http import Fault
@@ -227,6 +229,19 @@ def test_without_a_place_for_reports_nothing_is_deployed(place: Place) -> None:
     done = place.run()
     assert done.status == 8, done.err
     assert "runs: cannot make a folder for the run" in done.err
+    assert [name for name, _ in place.region.control.requests if name.startswith("Create")] == []
+
+
+def test_for_an_index_of_another_experiment_nothing_is_deployed(place: Place) -> None:
+    """Exit 6 before anything is paid for, not once the models are up."""
+    state = LocalState(place.region.state)
+    path = state.path(ledger_name("test"))
+    path.parent.mkdir(parents=True)
+    with closing(Ledger(path, fence=1)) as ledger:
+        ledger.set_meta(experiment="other", created="2026-11-01T00:00:00+00:00")
+    done = place.run()
+    assert done.status == 6, done.err
+    assert "index test is filled by experiment other" in done.err
     assert [name for name, _ in place.region.control.requests if name.startswith("Create")] == []
 
 

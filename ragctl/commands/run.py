@@ -63,11 +63,14 @@ def command(
 def _prepare(experiment: Experiment, config: Path) -> tuple[Question, ...]:
     """The questions; everything that can be found wrong is found before anything is paid for."""
     from ragctl.check import check
+    from ragctl.ownership import refuse_any_shared
     from ragctl.spending import EvalBill, IngestBill
     from ragctl.state import open_state
 
     check(experiment, config)
-    IngestBill.of(experiment, open_state(experiment))
+    state = open_state(experiment)
+    IngestBill.of(experiment, state)
+    refuse_any_shared(experiment, state)
     evaluation = experiment.evaluation
     if evaluation is None:
         return ()
