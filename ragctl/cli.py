@@ -42,6 +42,9 @@ COLLECT_AFTER = 50_000
 # NumPy's OpenBLAS starts a thread a core as it is imported, which spin for a while, and no product here is large enough
 # for them. Processes that this one starts inherit it.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+# Pydantic looks for plugins of its own in every installed package as it is imported: 20 ms, for code of others that
+# would see the configs.
+os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
 
 
 _UsageError: Any = typer.BadParameter.__base__  # which Typer does not name

@@ -16,6 +16,7 @@ from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from ragctl import turns
 from ragctl.errors import (
     ConfigError,
     CredentialsError,
@@ -78,6 +79,19 @@ def aside(call: Callable[[], Result]) -> Future[Result]:
 
     threading.Thread(target=run, name="embed", daemon=True).start()
     return future
+
+
+class Probed:
+    """An embedder that is being asked for its dimension: it may be a call, and to open the rest takes a while."""
+
+    def __init__(self, embedder: Embedder) -> None:
+        self.embedder = embedder
+        self._dimension = aside(lambda: embedder.dimension)
+
+    def ready(self) -> Embedder:
+        """The embedder, once it is known to work. Raises what the call ended with, instead of calling again."""
+        self._dimension.result()
+        return self.embedder
 
 
 class EmbedQueue:
@@ -149,13 +163,12 @@ class EmbedQueue:
         self._await_turn()
         start = monotonic()
         try:
-            embedded = self._embedder.embed(texts, "document")
+            with turns.turn(self._end_turn):
+                embedded = self._embedder.embed(texts, "document")
             return embedded, monotonic() - start
         finally:
             with self._turn:
                 self.seconds += monotonic() - start
-                self._calling -= 1
-                self._turn.notify()
 
     def _await_turn(self) -> None:
         """Keep to the limit and to a pause that came after the batch was handed out."""
@@ -165,6 +178,11 @@ class EmbedQueue:
                     raise CancelledError
                 self._turn.wait(self.pause(0.25))
             self._calling += 1
+
+    def _end_turn(self) -> None:
+        with self._turn:
+            self._calling -= 1
+            self._turn.notify()
 
     def withdraw(self) -> None:
         """Have the batches given up that still wait for their turn."""

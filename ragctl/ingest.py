@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from time import monotonic
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from ragctl import fingerprints, indexes, matching, repeats, workers
 from ragctl.chunking import token_counter
-from ragctl.embedding import aside
+from ragctl.embedding import Probed
 from ragctl.errors import Refused
 from ragctl.guard import DeleteGuard
 from ragctl.lease import hold
@@ -28,6 +29,7 @@ from ragctl.parsing import RECORD_FORMATS, suffix
 from ragctl.pipeline import Pipeline
 from ragctl.planning import Listing, Plan, Planned
 from ragctl.remote_ledger import RemoteLedger
+from ragctl.repeats import Repeats
 from ragctl.reuse import KnownTexts
 from ragctl.settling import delete_keys
 from ragctl.spending import IngestBill
@@ -155,6 +157,14 @@ class Progress:
     files: int = 0  # to work through
     pipeline: Pipeline | None = None
     stopping: threading.Event = field(default_factory=threading.Event)  # set it to end early, consistently
+    repeats: Repeats = field(default_factory=repeats.so_far)  # up to which `counts` has them
+
+    def count_repeats(self) -> None:
+        """Take in what adapters have repeated since the last time."""
+        so_far = repeats.so_far()
+        new, self.repeats = so_far - self.repeats, so_far
+        self.counts.throttles += new.throttles
+        self.counts.retries += new.retries
 
 
 def ingest(
@@ -172,16 +182,23 @@ def ingest(
     """
     if experiment.chunking.tokenizer:
         token_counter(experiment.chunking)  # a fault of the experiment must not become one of every document
+    probed = None
     if not options.dry_run:
+        probed = _probed(experiment)  # first, for the bill may take a while: it wants to know the region
         progress.bill = IngestBill.of(experiment, state, before=options.spent_usd)
     if has_index_each(experiment):
         from ragctl.tenants import ingest_tenants
 
-        return ingest_tenants(experiment, state, options, progress, tick)
+        return ingest_tenants(experiment, state, options, progress, tick, probed)
     guard = DeleteGuard(experiment, options.max_delete)
-    return ingest_index(
-        experiment, state, options, progress, tick, files=lambda: list_sources(experiment), guard=guard
-    )
+    files = partial(list_sources, experiment)
+    return ingest_index(experiment, state, options, progress, tick, files=files, guard=guard, probed=probed)
+
+
+def _probed(experiment: Experiment) -> Probed:
+    from ragctl.adapters import open_embedder
+
+    return Probed(open_embedder(experiment))
 
 
 def ingest_index(
@@ -193,16 +210,18 @@ def ingest_index(
     *,
     files: Callable[[], Listing],
     guard: DeleteGuard,
+    probed: Probed | None,
     looks: bool = True,
 ) -> IngestResult:
     """Bring one index up to date with the files that belong into it, which are listed under its lease.
 
-    `looks` false: a dry run goes by the ledger alone and does not look at the index.
+    `probed`: the embedder, None for a dry run, which asks it for nothing where there is no index. `looks` false:
+    such a run goes by the ledger alone and does not look at the index.
     """
     start = monotonic()
     index = experiment.store.index
     with ExitStack() as stack:
-        if options.dry_run:
+        if probed is None:
             ledger = stack.enter_context(scratch_ledger(state, index))
             refuse_shared(experiment, ledger, state)
             listing = _listed(experiment, ledger, options, files)
@@ -216,7 +235,7 @@ def ingest_index(
         refuse_shared(experiment, ledger, state)
         if ledger.meta("created") is None:
             workers.prepare(experiment)  # a first ingest has files to parse
-        run = _Run(experiment, ledger, lease, options, progress, stack, guard)
+        run = _Run(experiment, ledger, lease, options, progress, stack, guard, probed)
         return run.work(start, tick, _listed(experiment, ledger, options, files))
 
 
@@ -241,18 +260,16 @@ class _Run:
         progress: Progress,
         stack: ExitStack,
         guard: DeleteGuard,
+        probed: Probed,
     ) -> None:
-        from ragctl.adapters import open_embedder, open_store
+        from ragctl.adapters import open_store
         from ragctl.cache import open_cache
 
         self._experiment = experiment
         self._options = options
         self._progress = progress
         self._guard = guard
-        self._repeats_before = repeats.so_far()
-        embedder = open_embedder(experiment)
-        # It may be a call, and to open the rest takes a while.
-        self._dimension = aside(lambda: embedder.dimension)
+        self._probed, embedder = probed, probed.embedder
         store = open_store(experiment)
         stack.callback(store.close)
         cache = open_cache(experiment, embedder.identity)
@@ -297,9 +314,7 @@ class _Run:
         if wrote or mismatch.compared:
             matching.leave(s.ledger, s.store)
         self._note_chunking(pipeline.seconds["chunk"])
-        repeated = repeats.so_far() - self._repeats_before
-        counts.throttles += repeated.throttles  # beside those that reached the pipeline
-        counts.retries += repeated.retries
+        self._progress.count_repeats()  # beside those that reached the pipeline
         documents, chunks = s.ledger.counts()
         plan.close()
         known.close()
@@ -322,8 +337,7 @@ class _Run:
     def _match_index(self, ignored: Mapping[str, int]) -> Mismatch:
         """Make the index if it is absent, remove what a run that was killed left in it, and see what else is off."""
         s = self._s
-        self._dimension.result()  # raises what the call ended with, instead of calling again
-        spec = indexes.spec_of(self._experiment, s.embedder)
+        spec = indexes.spec_of(self._experiment, self._probed.ready())
         info = s.store.describe()
         if info is None:
             s.store.create(spec)

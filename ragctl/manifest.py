@@ -251,29 +251,27 @@ class Ledger:
         they are returned, to be deleted. `failing`: files that were worked through, with the documents of each
         that failed; what failed there before and is not among them does so no more.
         """
-        gone: list[str] = []
         with self._transaction():
-            for document in documents:
-                gone += self._settle_document(document)
+            gone = self._loosen({row.id: row.keys for row in documents})
+            self._settle_documents(documents)
             for failure in failures:
                 self._add_failure(failure)
             for file_id, failed in failing.items():
-                self._forget_failures(file_id, failed)
-            for file in files:
-                self._settle_file(file)
+                self._forget_failures(self._failed_before(file_id) - set(failed))
+            self._settle_files(files)
         return gone
 
     def forget(self, documents: Iterable[str], files: Iterable[str]) -> list[str]:
         """These documents and files are gone from the source: their keys become loose and are returned."""
-        gone: list[str] = []
+        ids, file_ids = list(documents), [(file_id,) for file_id in files]
         with self._transaction():
-            for document_id in documents:
-                gone += self._loosen(document_id, keep=frozenset())
-                self._db.execute("DELETE FROM documents WHERE id = ?", (document_id,))
-                self._db.execute("DELETE FROM failures WHERE document = ?", (document_id,))
-            for file_id in files:
-                self._db.execute("DELETE FROM files WHERE id = ?", (file_id,))
-                self._db.execute("DELETE FROM failures WHERE file = ?", (file_id,))
+            gone = self._loosen(dict.fromkeys(ids, ()))
+            self._db.executemany(
+                "DELETE FROM documents WHERE id = ?", ((document_id,) for document_id in ids)
+            )
+            self._forget_failures(ids)
+            self._db.executemany("DELETE FROM files WHERE id = ?", file_ids)
+            self._db.executemany("DELETE FROM failures WHERE file = ?", file_ids)
         return gone
 
     def invalidate(self, file_ids: Iterable[str]) -> None:
@@ -293,35 +291,42 @@ class Ledger:
         with self._transaction():
             self._db.executemany("DELETE FROM loose WHERE key = ?", ((key,) for key in keys))
 
-    def _settle_document(self, row: DocumentRow) -> list[str]:
-        gone = self._loosen(row.id, keep=frozenset(row.keys))
+    def _settle_documents(self, documents: Sequence[DocumentRow]) -> None:
         # until its last document is in, a file has a row and is not done: a run that dies amid it leaves no document
         # that no plan meets again, and a file that is put back as it was is looked at
-        self._db.execute(
+        self._db.executemany(
             "INSERT INTO files VALUES (?, -1, '', '', '', 0, 0, datetime('now')) "
             "ON CONFLICT (id) DO UPDATE SET done = 0",
-            (row.file,),
+            ((file,) for file in dict.fromkeys(row.file for row in documents)),
         )
-        self._db.execute(
+        self._db.executemany(
             "INSERT OR REPLACE INTO documents VALUES (?, ?, ?, ?, ?, ?, ?, datetime('now'))",
             (
-                row.id,
-                row.file,
-                row.content_hash,
-                row.fingerprint,
-                " ".join(row.keys),
-                len(row.keys),
-                int(row.done),
+                (
+                    row.id,
+                    row.file,
+                    row.content_hash,
+                    row.fingerprint,
+                    " ".join(row.keys),
+                    len(row.keys),
+                    row.done,
+                )
+                for row in documents
             ),
         )
-        self._db.executemany("DELETE FROM loose WHERE key = ?", ((key,) for key in row.keys))
-        self._db.execute("DELETE FROM failures WHERE document = ?", (row.id,))
-        return gone
+        self._db.executemany(
+            "DELETE FROM loose WHERE key = ?", ((key,) for row in documents for key in row.keys)
+        )
+        self._forget_failures(row.id for row in documents)
 
-    def _loosen(self, document_id: str, *, keep: frozenset[str]) -> list[str]:
-        """Make the keys of a document loose, but for those to keep."""
-        found = self._db.execute("SELECT keys FROM documents WHERE id = ?", (document_id,)).fetchone()
-        gone = [key for key in found[0].split() if key not in keep] if found else []
+    def _loosen(self, kept: Mapping[str, Collection[str]]) -> list[str]:
+        """Make the keys of documents loose, but for those of each to keep."""
+        gone: list[str] = []
+        for document_id, keep in kept.items():
+            found = self._db.execute("SELECT keys FROM documents WHERE id = ?", (document_id,)).fetchone()
+            if found:
+                keys = frozenset(keep)
+                gone += [key for key in found[0].split() if key not in keys]
         self._db.executemany("INSERT OR IGNORE INTO loose VALUES (?)", ((key,) for key in gone))
         return gone
 
@@ -332,19 +337,23 @@ class Ledger:
             (failure.document, failure.file, failure.stage, failure.error),
         )
 
-    def _forget_failures(self, file_id: str, failed: Collection[str]) -> None:
-        """Forget the failures of a file but those of the documents `failed`."""
-        known = self._db.execute("SELECT document FROM failures WHERE file = ?", (file_id,)).fetchall()
-        over = [row for row in known if row[0] not in failed]
-        self._db.executemany("DELETE FROM failures WHERE document = ?", over)
+    def _failed_before(self, file_id: str) -> set[str]:
+        return {
+            row[0] for row in self._db.execute("SELECT document FROM failures WHERE file = ?", (file_id,))
+        }
 
-    def _settle_file(self, row: FileRow) -> None:
-        self._db.execute(
+    def _forget_failures(self, documents: Iterable[str]) -> None:
+        self._db.executemany("DELETE FROM failures WHERE document = ?", ((name,) for name in documents))
+
+    def _settle_files(self, files: Sequence[FileRow]) -> None:
+        self._db.executemany(
             "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?, datetime('now'))",
-            (row.id, row.size, row.stamp, row.content_hash, row.fingerprint, row.documents, int(row.done)),
+            (
+                (row.id, row.size, row.stamp, row.content_hash, row.fingerprint, row.documents, row.done)
+                for row in files
+            ),
         )
-        if row.done:
-            self._db.execute("DELETE FROM failures WHERE file = ?", (row.id,))
+        self._db.executemany("DELETE FROM failures WHERE file = ?", ((row.id,) for row in files if row.done))
 
     # --- the file ----------------------------------------------------------------------------------------
 

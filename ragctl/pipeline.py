@@ -105,6 +105,7 @@ class Pipeline:
         self._admission = Admission(services, self._bill)
         self._seeking: deque[OpenDocument] = deque()  # that have something sought, and no fetch under way
         self._part = part_size(services)
+        (self._any_vector,) = some_vectors(1, services.embedder.dimension)
         self._calls = 0  # fetches and puts under way
         self._fetches = 0  # the fetches among them
         self._most_fetches = settings.put_concurrency
@@ -438,7 +439,7 @@ class Pipeline:
 
     def _refusal(self, document: OpenDocument, chunks: list[int]) -> str | None:
         """What the store would say to one of the chunks, whatever its vector: it is not embedded, and paid for, in vain."""
-        cut, vector = document.cut, some_vectors(1, self._s.embedder.dimension)[0]
+        cut, vector = document.cut, self._any_vector
         try:
             for i in chunks:
                 self._s.store.check(

@@ -32,6 +32,7 @@ from ragctl.under_way import Counts
 
 if TYPE_CHECKING:
     from ragctl.config import Experiment
+    from ragctl.embedding import Probed
     from ragctl.state import State
 
 Tally = TypeVar("Tally", Counts, Planned)
@@ -43,6 +44,7 @@ def ingest_tenants(
     options: IngestOptions,
     progress: Progress,
     tick: Callable[[], None],
+    probed: Probed | None,
 ) -> IngestResult:
     """Bring the index of every tenant up to date. Raises as `ingest.ingest` does.
 
@@ -52,7 +54,7 @@ def ingest_tenants(
     registry = Registry(experiment, state)
     if options.dry_run:
         listing = list_sources(experiment)
-        planned = _each(experiment, state, options, Progress(), listing, _union(registry, listing))
+        planned = _each(experiment, state, options, Progress(), listing, _union(registry, listing), probed)
         _guard(experiment, options, planned).check()
         counts = _sum(Counts, [result.counts for result in planned])
         result = _joined(experiment, planned, strays(experiment, listing), counts, start)
@@ -62,10 +64,10 @@ def ingest_tenants(
         listing = list_sources(experiment)
         tenants = registry.add(listing.tenants())
         dry = replace(options, dry_run=True)
-        looked = _each(experiment, state, dry, Progress(), listing, tenants, looks=False)
+        looked = _each(experiment, state, dry, Progress(), listing, tenants, None, looks=False)
         guard = _guard(experiment, options, looked)
         guard.check()  # before anything of any tenant is removed
-        done = _each(experiment, state, options, progress, listing, tenants, tick, guard)
+        done = _each(experiment, state, options, progress, listing, tenants, probed, tick, guard)
         lost = strays(experiment, listing)
         for failure in lost:
             log_failure(failure)
@@ -114,6 +116,7 @@ def _each(
     progress: Progress,
     listing: Listing,
     tenants: Iterable[str],
+    probed: Probed | None,
     tick: Callable[[], None] = lambda: None,
     guard: DeleteGuard | None = None,
     *,
@@ -130,6 +133,7 @@ def _each(
             tick,
             files=partial(listing.of, tenant),
             guard=guard or DeleteGuard(experiment, 1.0),
+            probed=probed,
             looks=looks,
         )
         done.append(result)

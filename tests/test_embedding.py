@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import Any
@@ -11,7 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from ragctl import embedding
+from ragctl import embedding, turns
 from ragctl.adapters.base import EmbedRole
 from ragctl.embedding import EmbedQueue, Wanted
 from ragctl.errors import Throttled
@@ -85,3 +87,49 @@ def test_a_pause_is_no_time_of_the_embedder(monkeypatch: pytest.MonkeyPatch) -> 
     assert len(embedded.vectors) == 1
     assert (seconds, queue.seconds, clock.now) == (2, 2, 107)
     assert counts.throttles == 1
+
+
+class Service(TwoSecondEmbedder):
+    """One that takes a call at a time. The first answer is read for as long as the second has not been asked for."""
+
+    max_batch = 1
+
+    def __init__(self) -> None:
+        self.asked: list[int] = []
+        self.at_once = self.most = 0
+        self._second = threading.Event()
+
+    def embed(self, texts: Sequence[str], role: EmbedRole) -> Embedded:
+        self.asked.append(threading.get_ident())
+        self.at_once += 1
+        self.most = max(self.most, self.at_once)
+        if len(self.asked) == 2:
+            self._second.set()
+        time.sleep(0.01)
+        self.at_once -= 1
+        turns.answered()
+        assert self._second.wait(10), "the second call waits for the first to be read"
+        return Embedded(np.ones((len(texts), 2), np.float32))
+
+
+def test_the_next_call_goes_as_soon_as_the_service_has_answered() -> None:
+    """A service has nothing to do for us while its answer is read, and yet never gets more calls than it bears."""
+    service = Service()
+    queue = EmbedQueue(service, 1, Counts())
+    for number in range(4):
+        queue.add(Wanted(None, number, "north wind"))
+    vectors = 0
+    while vectors < 4:
+        calls = [(batch, queue.start(batch)) for batch in queue.ready(drain=True)]
+        vectors += sum(len(queue.take(batch, call).vectors) for batch, call in calls)
+    assert len(service.asked) == 4
+    assert service.most == 1
+
+
+def test_a_call_that_fails_ends_its_turn() -> None:
+    """Also one that was never answered."""
+    ended: list[str] = []
+    with pytest.raises(Throttled), turns.turn(lambda: ended.append("turn")):
+        raise Throttled("slow down")
+    turns.answered()  # of a call that keeps to no limit, such as a question's
+    assert ended == ["turn"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -11,8 +10,9 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from botocore.exceptions import ClientError
 
+from ragctl import turns
 from ragctl.adapters.aws import aws_errors, client, error_code, error_text, json_body, partition, region
-from ragctl.adapters.embeddings import as_vectors
+from ragctl.adapters.embeddings import as_vectors, read_json
 from ragctl.adapters.reasoning import Reply, opens_itself
 from ragctl.backends import BedrockEmbedding, BedrockGeneration, BedrockReranking
 from ragctl.errors import ConfigError, InputRefused, ServiceError
@@ -96,10 +96,11 @@ class BedrockEmbedder:
                 modelId=self._model, body=body, contentType="application/json", accept="application/json"
             )
             answer = reply["body"].read()
+        turns.answered()
         # Cohere's answers do not count tokens, the service's header always does.
         tokens = int(reply["ResponseMetadata"]["HTTPHeaders"].get("x-amzn-bedrock-input-token-count", 0))
         with _reading(where):
-            rows = self._rows(json.loads(answer))
+            rows = self._rows(read_json(answer))
         vectors = as_vectors(rows, count=len(texts), dimension=self.dimension, where=where)
         return Embedded(vectors, Usage(input_tokens=tokens))
 

@@ -1,16 +1,30 @@
-"""What every service that embeds has in common: the check of its answer."""
+"""What every service that embeds has in common: how its answer is read and checked."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import orjson
 
 from ragctl.errors import InputRefused, ServiceError
 
 if TYPE_CHECKING:
     from ragctl.records import Vectors
+
+
+def read_json(body: bytes) -> Any:
+    """The document in an answer. ValueError where it is none.
+
+    As Python's own reader has it, which takes NaN and half a surrogate pair too, but in a seventh of the time: a batch
+    of vectors has hundreds of kilobytes of digits, and no other thread runs while they are read.
+    """
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return json.loads(body)
 
 
 def as_vectors(rows: Any, *, count: int, dimension: int | None, where: str) -> Vectors:

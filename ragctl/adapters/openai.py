@@ -18,8 +18,8 @@ import urllib3
 from urllib3 import exceptions as http
 from urllib3.util import Retry, Timeout, parse_url
 
-from ragctl import __version__, repeats
-from ragctl.adapters.embeddings import as_vectors
+from ragctl import __version__, repeats, turns
+from ragctl.adapters.embeddings import as_vectors, read_json
 from ragctl.adapters.payloads import (
     Piece,
     embedding_request,
@@ -234,9 +234,10 @@ class Server:
         """The JSON document that the server answers."""
         with self._errors():
             response = self._send(path, request, preload_content=True)
+        turns.answered()
         self._check(response, request)
         try:
-            return json.loads(response.data)
+            return read_json(response.data)
         except ValueError as error:
             raise ServiceError(f"{self.where}: the answer is no JSON ({len(response.data)} bytes)") from error
 

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, Final, Self, get_args
 
 from botocore.exceptions import ClientError
 
+from ragctl import turns
 from ragctl.adapters.aws import ATTEMPTS, aws_errors, client, error_code, json_body
-from ragctl.adapters.embeddings import as_vectors
+from ragctl.adapters.embeddings import as_vectors, read_json
 from ragctl.adapters.payloads import (
     Piece,
     embedding_request,
@@ -276,8 +277,9 @@ class _Endpoint:
         with self._errors("InvokeEndpoint"):
             reply = self._runtime.invoke_endpoint(**self._arguments, Accept="application/json", Body=body)
             answer = reply["Body"].read()
+        turns.answered()
         try:
-            return json.loads(answer)
+            return read_json(answer)
         except ValueError as error:
             raise ServiceError(f"{self.where}: the answer is no JSON ({len(answer)} bytes)") from error
 

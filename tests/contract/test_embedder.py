@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 import urllib3
 
+from ragctl import turns
+from ragctl.adapters import embeddings
 from ragctl.adapters.base import Embedder
 from ragctl.adapters.bedrock import BedrockEmbedder
 from ragctl.adapters.fastembed import FastembedEmbedder, open_folder
@@ -145,3 +147,20 @@ def test_usage_is_counted_or_zero(embedder: Embedder) -> None:
     usage = embedder.embed(TEXTS[:1], "document").usage
     assert usage.input_tokens >= 0
     assert (usage.output_tokens, usage.cache_read_tokens, usage.cache_write_tokens) == (0, 0, 0)
+
+
+def test_a_service_is_free_again_before_its_answer_is_read(
+    embedder: Embedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever waits for a turn need not wait until thousands of numbers are read as well."""
+    done: list[str] = []
+
+    def read(*arguments: Any, **named: Any) -> Any:
+        done.append("read")
+        return embeddings.as_vectors(*arguments, **named)
+
+    monkeypatch.setattr(f"{type(embedder).__module__}.as_vectors", read)
+    with turns.turn(lambda: done.append("free")):
+        embedder.embed(TEXTS[:1], "document")
+    is_service = not isinstance(embedder, FastembedEmbedder)
+    assert done == (["free", "read"] if is_service else ["read", "free"])
