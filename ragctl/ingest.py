@@ -298,6 +298,7 @@ class _Run:
             self._progress.bill,
             files=self._progress.files,
             kept=plan.planned.keep_documents,
+            knows_all=not mismatch.strays,
         )
         if self._progress.files:
             with closing(plan.todos()) as todos:  # which reads the ledger as long as it is open
@@ -308,6 +309,8 @@ class _Run:
             if not self._options.only_failed:  # else files that were passed over may claim what is left
                 matching.settle(s.ledger, s.store)
         self._clean()
+        plan.close()
+        known.close()
         wrote = counts.written + counts.removed > before
         if wrote or mismatch.compared:  # the run that wrote last may have died before, or within
             s.store.finish()
@@ -316,8 +319,6 @@ class _Run:
         self._note_chunking(pipeline.seconds["chunk"])
         self._progress.count_repeats()  # beside those that reached the pipeline
         documents, chunks = s.ledger.counts()
-        plan.close()
-        known.close()
         return IngestResult(
             self._experiment.store.index,
             counts,

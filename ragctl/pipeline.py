@@ -70,14 +70,17 @@ class Pipeline:
         embeds: bool = True,
         files: int = 0,
         kept: int = 0,
+        knows_all: bool = False,
     ) -> None:
         """`bill` gets what is paid for; `embeds` false: the workers make no vectors, the embedder is asked for all.
 
         `files` are to be worked through and `kept` documents are not: the share of failures is one of all of them.
+        `knows_all`: the index holds nothing that the ledger does not know.
         """
         self._s = services
         self._bill = bill or IngestBill()
         self._embeds_in_workers = embeds
+        self._knows_all = knows_all
         self.counts = counts
         self.failures: list[Failure] = []
         self.gave_up = False  # more failed than `ingest.fail_threshold` allows
@@ -512,18 +515,19 @@ class Pipeline:
         documents = {document.cut.document: document for document, _ in batch}
         rewritten = {name for name, document in documents.items() if document.old}
         known = frozenset[str]().union(*(documents[name].known for name in rewritten))
-        keys = (record.key for _, record in batch if record.key not in known)
-        self._s.ledger.declare(rewritten, documents.keys() - rewritten, keys)
         records = [record for _, record in batch]
+        new = [record.key for record in records if record.key not in known]
+        self._s.ledger.declare(rewritten, documents.keys() - rewritten, new)
         self._bill.put(records)
         self._puts += 1
-        self._call(partial(self._on_put, batch), self._write, records)
+        fresh = self._knows_all and len(new) == len(records)
+        self._call(partial(self._on_put, batch), self._write, records, fresh)
 
-    def _write(self, records: list[VectorRecord]) -> None:
+    def _write(self, records: list[VectorRecord], fresh: bool) -> None:
         """Runs in a thread, perhaps long after it was handed over: a run that has lost its lease writes no more."""
         self._s.lease.check()
         with self._timed("put"):
-            self._s.store.put(records)
+            self._s.store.put(records, fresh=fresh)
 
     def _on_put(self, batch: Batch, future: Future[Any]) -> None:
         self._calls -= 1

@@ -89,7 +89,7 @@ class CountingStore:
         vector = some_vectors(1, self._spec.dimension)[0]
         return {key: replace(record, vector=vector) for key, record in self._store.get(keys).items()}
 
-    def put(self, records: Sequence[VectorRecord]) -> None:
+    def put(self, records: Sequence[VectorRecord], *, fresh: bool = False) -> None:  # noqa: ARG002  nothing is kept
         refuse_doubles(records)
         with self._lock:
             self.puts.append(sum(self._count(record) for record in records))

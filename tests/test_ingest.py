@@ -240,7 +240,7 @@ def test_a_store_that_cannot_be_written_ends_the_run(folder: Path, monkeypatch: 
 def test_a_store_that_refuses_every_put_ends_the_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Puts that fail one after the other are the store's fault, and what would be embedded for them is paid in vain."""
 
-    def down(*_: object) -> None:
+    def down(*_: object, **__: object) -> None:
         raise ServiceError("the store is down")
 
     with monkeypatch.context() as patch:
@@ -594,9 +594,9 @@ def test_puts_wait_in_the_run_and_not_in_its_threads(tmp_path: Path, monkeypatch
         handed_over.append(len(handed_over) + 1 - begun[0])
         return submit(self, *arguments)
 
-    def slow(self: LocalStore, records: Any) -> None:
+    def slow(self: LocalStore, records: Any, **named: Any) -> None:
         time.sleep(0.01)
-        put(self, records)
+        put(self, records, **named)
         begun[0] += 1
 
     monkeypatch.setattr(ThreadPoolExecutor, "submit", counted)

@@ -316,8 +316,40 @@ def test_a_small_change_writes_little(store: LocalStore) -> None:
     assert len(search(store, "text", text="winds", top_k=200)) == 101
 
 
-def test_a_key_is_never_there_twice_whoever_writes(store: LocalStore) -> None:
-    """A put replaces what this process wrote, what another one wrote since, and what was there before it."""
+def test_fresh_records_are_appended_as_long_as_nobody_else_writes(
+    store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To look for their keys would read those of all records, with every put."""
+    table, _ = store._open()
+    merges: list[str] = []
+    merge = type(table).merge_insert
+
+    def noted(table: Any, on: str) -> Any:
+        merges.append(on)
+        return merge(table, on)
+
+    monkeypatch.setattr(type(table), "merge_insert", noted)
+    assert store.describe() is not None
+    store.put([record("a")], fresh=True)
+    store.put([record("b")], fresh=True)
+    store.delete(["a"])
+    store.put([record("a")], fresh=True)
+    assert merges == []
+    store.put([record("b", text="winds")])
+    store.put([record("c")], fresh=True)
+    assert merges == ["key"]
+    LocalStore(store._path, "papers").put([record("d")])
+    store.put([record("e")], fresh=True)
+    assert len(merges) == 3
+    assert sorted(store.keys()) == ["a", "b", "c", "d", "e"]
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_a_key_is_never_there_twice_whoever_writes(store: LocalStore, fresh: bool) -> None:
+    """A put replaces what this process wrote, what another one wrote since, and what was there before it; where somebody
+    else writes as well, also a put of whoever thinks that they are the only one.
+    """
+    assert store.describe() is not None
     other = LocalStore(store._path, "papers")
     for writer in (store, other, store, store, other):
         writer.put([record("a", text="winds"), record("b")])
@@ -325,7 +357,7 @@ def test_a_key_is_never_there_twice_whoever_writes(store: LocalStore) -> None:
         assert sorted(writer.keys()) == ["a", "b", "c"]
     store.delete(["a"])
     other.put([record("a", text="lights")])
-    store.put([record("a", text="ice")])
+    store.put([record("a", text="ice")], fresh=fresh)
     assert sorted(LocalStore(store._path, "papers").keys()) == ["a", "b", "c"]
     assert store.get(["a"])["a"].metadata["text"] == "ice"
 

@@ -107,7 +107,7 @@ def test_chunks_that_are_lost_here_and_there_are_put_again(place: Place) -> None
 
 
 def test_a_ledger_that_is_older_than_its_index_embeds_nothing_again(place: Place) -> None:
-    """What the index has and the ledger does not know is claimed by the documents that it is of."""
+    """What the index has and the ledger does not know is claimed by the documents that it is of, each key once."""
     state = next(place.folder.rglob("ledger.sqlite"))
     old = state.read_bytes()
     change(place)
@@ -117,6 +117,19 @@ def test_a_ledger_that_is_older_than_its_index_embeds_nothing_again(place: Place
     assert ended.status == 0, ended.err
     assert place.held() == whole
     assert place.ragctl("verify", "--full").status == 0
+
+
+def test_what_the_ledger_does_not_know_is_not_put_beside_itself(place: Place) -> None:
+    """A document that is new to an old ledger, and in the index already: nothing of it is there twice."""
+    state = next(place.folder.rglob("ledger.sqlite"))
+    old = state.read_bytes()
+    place.write({"d90.md": "A barn that was built since then.\n"})
+    assert place.ragctl("ingest").status == 0
+    whole = place.held()
+    state.write_bytes(old)
+    assert place.ragctl("ingest").status == 0
+    with place.store() as store:
+        assert sorted(store.keys()) == sorted(whole)
 
 
 @pytest.mark.parametrize("place", ["local"], indirect=True)  # S3 Vectors does not tell how many it holds

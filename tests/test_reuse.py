@@ -85,11 +85,11 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
         made.read += [len(keys)] if vectors else []
         return get(store, keys, vectors=vectors)
 
-    def noted_put(store: LocalStore, records: Sequence[VectorRecord]) -> None:
+    def noted_put(store: LocalStore, records: Sequence[VectorRecord], *, fresh: bool = False) -> None:
         if any(made.refused in str(record.metadata["text"]) for record in records):
             raise ServiceError("the disk is full")
         made.puts.append({record.key for record in records})
-        put(store, records)
+        put(store, records, fresh=fresh)
 
     monkeypatch.setattr(LocalStore, "get", noted_get)
     monkeypatch.setattr(LocalStore, "put", noted_put)

@@ -97,8 +97,12 @@ class VectorStore(Protocol):
     def check(self, record: VectorRecord) -> None:
         """RecordRefused when a record breaks a limit. Makes no call."""
 
-    def put(self, records: Sequence[VectorRecord]) -> None:
-        """Insert records, or replace those with the same key."""
+    def put(self, records: Sequence[VectorRecord], *, fresh: bool = False) -> None:
+        """Insert records, or replace those with the same key.
+
+        `fresh`: as far as the caller knows, none of the keys is in the index as `describe` saw it last, or has been put
+        since; a store need not look for them, unless somebody else has written.
+        """
 
     def get(self, keys: Sequence[str], *, vectors: bool = False) -> dict[str, VectorRecord]:
         """Records by key; absent ones are left out."""

@@ -49,7 +49,7 @@ ENVIRONMENT = {
     "LANCE_CPU_THREADS": str(max(2, (os.cpu_count() or 2) - 2)),
 }
 INDEX_CACHE_BYTES = 128 * 2**20
-METADATA_CACHE_BYTES = 4 * 2**20
+METADATA_CACHE_BYTES = 1 * 2**20
 # Of glibc's mallopt(3).
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
 LARGEST_BLOCK = 128 * 2**10  # larger ones come from the system, and go back to it once they are free

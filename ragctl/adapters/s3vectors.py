@@ -285,7 +285,7 @@ class S3VectorsStore:
         info = self._known().info
         check_record(record, dimension=info.dimension, metric=info.metric, non_filterable=info.non_filterable)
 
-    def put(self, records: Sequence[VectorRecord]) -> None:
+    def put(self, records: Sequence[VectorRecord], *, fresh: bool = False) -> None:  # noqa: ARG002  the service looks
         """Insert or replace records, which have passed `check`. RecordRefused when a key stands twice.
 
         A batch that is stopped half-way, after its halves were sent apart, may be put again as it is.
