@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -54,6 +54,10 @@ DONE: Final[Mapping[Action, str]] = {
 }
 
 
+# Is told the steps, and what a `run` that was killed has left; says what stays up when the command has ended, None: all.
+Begin = Callable[[Sequence[Step], frozenset[Ref]], Collection[Ref] | None]
+
+
 class Interrupted(Exception):
     """The run was told to stop."""
 
@@ -75,12 +79,12 @@ def deploy(
     dry_run: bool = False,
     stop: threading.Event | None = None,
     tell: Callable[[str], None] = lambda _: None,
-    begin: Callable[[Sequence[Step]], None] = lambda _: None,
+    begin: Begin = lambda *_: None,
 ) -> Outcome:
     """Deploy what the experiment's sections of kind sagemaker name; see `plan` for what is refused before.
 
     Idempotent. When a step fails or `stop` is set, what this run made is removed again; what cannot be removed is
-    named in the error and stays in the record for teardown. `begin` is told the steps before anything is changed.
+    named in the error and stays in the record for teardown. `begin` is called before anything is changed.
     Raises Interrupted after `stop`.
     """
     record, version = deployment.read(tools.state, experiment.name)
@@ -95,8 +99,8 @@ def deploy(
         tell(
             f"{step.role}: {step.action} endpoint {step.endpoint}: {_about(step)}{per_hour(step.usd_per_hour)}"
         )
-    begin(steps)
-    return _Run(experiment, tools, steps, record, version, stop or threading.Event(), tell).go()
+    stays = begin(steps, record.passing if record else frozenset())
+    return _Run(experiment, tools, steps, record, version, stays, stop or threading.Event(), tell).go()
 
 
 def _about(step: Step) -> str:
@@ -113,6 +117,7 @@ class _Run:
         steps: Sequence[Step],
         record: Record | None,
         version: str | None,
+        stays: Collection[Ref] | None,
         stop: threading.Event,
         tell: Callable[[str], None],
     ) -> None:
@@ -120,6 +125,7 @@ class _Run:
         self._stop, self._tell = stop, tell
         self._control = tools.control
         self._version = version
+        self._stays = stays
         self._halt = threading.Event()  # one model failed, or the run is to stop: the others end their waits
         self._made: set[Ref] = set()
         self._now = datetime.now(UTC)
@@ -162,7 +168,8 @@ class _Run:
                 )
             if step.ours:
                 record = record.owning(resources_of(self._experiment, step) | step.old)
-        return record
+        passing = frozenset[Ref]() if self._stays is None else record.resources - frozenset(self._stays)
+        return replace(record, passing=passing)
 
     def _changes_vectors(self, step: Step) -> bool:
         """Whether for a while nobody knows which model embeds: what uses the record must not mix their vectors."""
@@ -380,8 +387,9 @@ class _Run:
             elif step.role in self._before.models:
                 models[step.role] = self._before.models[step.role]
         outcome = teardown.remove(self._control, made, tell=self._tell)
+        passing = self._record.passing | self._before.passing
         try:
-            self._save(replace(self._record, models=models).without(teardown.gone(outcome)))
+            self._save(replace(self._record, models=models, passing=passing).without(teardown.gone(outcome)))
         except ServiceError as fault:
             log.warning("the record still names what is gone, which the next teardown puts right: %s", fault)
         left = [f"{item.type} {item.name} ({item.status})" for item in outcome if item.action == "left"]

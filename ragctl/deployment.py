@@ -98,12 +98,15 @@ class Model:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What is deployed. `resources`: all that may exist and is ours to remove."""
+    """What is deployed. `resources`: all that may exist and is ours to remove; `passing`: those of them that a `run`
+    brought up, to be gone when it ends. Where it was killed, the next one removes them.
+    """
 
     stack: str
     region: str
     models: Mapping[str, Model] = field(default_factory=dict)
     resources: frozenset[Ref] = frozenset()
+    passing: frozenset[Ref] = frozenset()
 
     def with_model(self, role: str, model: Model) -> Record:
         return replace(self, models={**self.models, role: model})
@@ -115,7 +118,7 @@ class Record:
         """The record once `refs` are gone, with the models whose endpoint was among them."""
         gone = {ref.name for ref in refs if ref.type == "endpoint"}
         models = {role: model for role, model in self.models.items() if model.endpoint not in gone}
-        return replace(self, models=models, resources=self.resources - refs)
+        return replace(self, models=models, resources=self.resources - refs, passing=self.passing - refs)
 
 
 # Experiments may share a state location, and each has a record of its own. Neither file is in a folder, for those
@@ -165,6 +168,7 @@ def _encode(record: Record) -> bytes:
         "region": record.region,
         "models": {role: asdict(model) for role, model in record.models.items()},
         "resources": [asdict(ref) for ref in sorted(record.resources)],
+        "passing": [asdict(ref) for ref in sorted(record.passing)],
     }
     return (json.dumps(document, indent=1) + "\n").encode()
 

@@ -301,6 +301,26 @@ def test_models_that_were_up_before_stay_up(place: Place) -> None:
     assert "were up before this run, and stay" in done.err
 
 
+@pytest.mark.parametrize("wanted", [False, True], ids=["run", "deploy-models"])
+def test_what_a_run_that_was_killed_has_left_goes_with_the_next(place: Place, wanted: bool) -> None:
+    """Nobody asked for it to stay, unless deploy-models was asked for it since."""
+    region = place.region
+    hang = Fault("hang", "InvokeEndpoint", skip=1, times=None, seconds=5.0)
+    region.runtime.faults.add(hang)
+    killed = place.interrupt(place.start(), signal.SIGKILL, lambda: bool(region.runtime.faults.injected))
+    region.runtime.faults.clear()
+    assert killed.status == -signal.SIGKILL
+    assert place.left != []
+    if wanted:
+        region.deploy(region.experiment())
+    before = place.left
+    done = place.run("--json")
+    assert done.status == 0, done.err
+    assert {r["action"] for r in done.json["stages"]["deploy-models"]["resources"]} == {"kept"}
+    assert place.left == (before if wanted else [])
+    assert ("left by a run that was killed" in done.err) is not wanted
+
+
 def test_an_endpoint_that_failed_before_and_is_made_anew_goes_as_well(place: Place) -> None:
     """It costs from this run on, whatever was there under its name."""
     region = place.region

@@ -21,11 +21,8 @@ from ragctl.commands.options import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
     from ragctl.config import Experiment
-    from ragctl.deploy import Outcome
-    from ragctl.deploy_plan import Step
+    from ragctl.deploy import Begin, Outcome
 
 
 def command(
@@ -79,7 +76,7 @@ def perform(
     *,
     replace: bool,
     dry_run: bool,
-    begin: Callable[[Sequence[Step]], None] = lambda _: None,
+    begin: Begin = lambda *_: None,
 ) -> tuple[Outcome, str | None]:
     """What became of the models, and where the record of the run is. `begin`: see `deploy`; a dry run begins nothing."""
     from ragctl import deployment

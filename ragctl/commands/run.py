@@ -142,10 +142,15 @@ class _Run:
             return
         stays: frozenset[Ref] | None = None  # None: nothing is begun, so nothing is to be removed
 
-        def begin(steps: Sequence[Step]) -> None:
+        def begin(steps: Sequence[Step], left: frozenset[Ref]) -> frozenset[Ref]:
             nonlocal stays
             before = teardown.models(self.experiment)
-            stays = standing(self.experiment, before.control, before.found, steps)
+            stays = standing(self.experiment, before.control, before.found, steps) - left
+            if left:
+                self.output.say(
+                    f"{len(left)} resources of models were left by a run that was killed, and go when this one ends"
+                )
+            return stays
 
         try:
             outcome, path = deploy_models.perform(
