@@ -43,8 +43,8 @@ DIES = """
 import os
 from ragctl.adapters.s3vectors import S3VectorsStore
 put = S3VectorsStore.put
-def put_and_die(self, *arguments):
-    put(self, *arguments)
+def put_and_die(self, *arguments, **named):
+    put(self, *arguments, **named)
     os._exit(9)
 S3VectorsStore.put = put_and_die
 """
