@@ -43,6 +43,7 @@ ATTEMPTS = 3  # of a batch that fails for another reason than a throttle, before
 # Texts that fail alone one after the other, with no success between: the service is down
 FAILURES_IN_A_ROW = 10
 THROTTLED_S = 600.0  # throttled for so long without one success: give up
+ROUNDS_AHEAD = 2  # of calls for which texts may wait; to take in more would only keep us from those under way
 SLOW = 4.0  # a call that takes so many times the usual time means that the endpoint is overloaded
 
 
@@ -124,6 +125,11 @@ class EmbedQueue:
     def waiting(self) -> int:
         """Texts that are not yet sent."""
         return len(self._texts) + sum(len(batch) for batch in self._again)
+
+    @property
+    def has_plenty(self) -> bool:
+        """Whether no call would want for texts for a while."""
+        return len(self._texts) >= ROUNDS_AHEAD * self.limit * self._embedder.max_batch
 
     @property
     def limit(self) -> int:

@@ -204,7 +204,8 @@ class Pipeline:
 
     def _dispatch(self, *, stopping: bool) -> None:
         """Start what can be started: let the workers go on, send batches to the embedder, put what is full."""
-        self._room.let_go_on()
+        if not self._embeds.has_plenty:
+            self._room.let_go_on()
         if self._admission and not stopping:
             self._admit()
         # Workers are done, or held back until something gets through

@@ -15,13 +15,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ragctl import workers
+from ragctl import embedding, workers
 from ragctl.adapters import open_store
 from ragctl.adapters.local import LocalStore
+from ragctl.embedding import EmbedQueue, Wanted
 from ragctl.errors import QuotaExceeded, Refused, ServiceError
 from ragctl.ingest import IngestOptions, IngestResult, Progress, ingest
 from ragctl.loading import load
+from ragctl.room import MESSAGES_AHEAD
 from ragctl.state import open_state
+from ragctl.worker import BATCH_CHUNKS
 from tests.cli import experiment, in_process, ragctl, write_docs
 from tests.pdfs import encrypted_pdf
 from tests.places import embedding_at
@@ -604,6 +607,30 @@ def test_puts_wait_in_the_run_and_not_in_its_threads(tmp_path: Path, monkeypatch
     assert run(tmp_path).counts.written == 60
     assert len(handed_over) == 30
     assert max(handed_over) <= 4  # two under way, the next, and one that has ended unseen
+
+
+def test_workers_are_not_far_ahead_of_an_embedder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Texts that wait take memory, and to take them in keeps the run from the calls that are under way."""
+    lines = [f'{{"id": "{number}", "text": "Record {number}."}}\n' for number in range(8_000)]
+    write_docs(tmp_path, {"r.jsonl": "".join(lines)})
+    waiting: list[int] = []
+    add = EmbedQueue.add
+
+    def noted(queue: EmbedQueue, wanted: Wanted) -> None:
+        add(queue, wanted)
+        waiting.append(queue.waiting)
+
+    monkeypatch.setattr(EmbedQueue, "add", noted)
+    with OpenAIServer(latency={"Embeddings": 0.05}) as server:
+        experiment(
+            tmp_path,
+            sources=[RECORDS],
+            ingest={"workers": 1, "embed_concurrency": 4},
+            embedding=embedding_at(server.url),
+        )
+        assert run(tmp_path).counts.added == 8_000
+    enough = embedding.ROUNDS_AHEAD * 4 * 32
+    assert max(waiting) <= enough + (MESSAGES_AHEAD + 1) * BATCH_CHUNKS
 
 
 def test_vectors_that_the_store_refuses_are_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
