@@ -30,7 +30,8 @@ class Turn:
 
 class Limiter:
     """Paces writes so that neither limit is exceeded over any stretch of time, but for one call at its start, and
-    over `WINDOW_S` not even by that one, however late some of them arrive.
+    over `WINDOW_S` not even by that one, however late some of them arrive; unless the quickest way there and the quickest
+    way back are those of two different calls, which leaves room for some milliseconds.
 
     Each call pays for its vectors after it was let through, so a quiet limiter lets the first one go at once and
     never saves up more; only a call that is late by less than it costs makes up for that. Safe to use from several
