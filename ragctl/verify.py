@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from ragctl.config import Experiment
     from ragctl.lease import Lease
     from ragctl.planning import Listing
-    from ragctl.records import VectorRecord
+    from ragctl.records import Metadata, VectorRecord
     from ragctl.state import State
 
 SAMPLE = 200  # documents whose content is looked at unless told otherwise
@@ -311,6 +311,7 @@ def _compare_content(
     """What the index holds of these files against what they say now, but for documents that are known to fail."""
     shop = Workshop(experiment, embeds=False)
     failing = _failing(ledger)
+    content = _Content(store, drift.wrong_metadata)
     for file_id in files:
         known = failing.get(file_id, set())
         rows = {row.id: row for row in ledger.documents(file_id) if row.id not in known}
@@ -325,7 +326,8 @@ def _compare_content(
                     row = rows.get(item.document)
                     drift.looked_at += row is not None
                     if row is not None and row.keys == item.keys:
-                        drift.wrong_metadata += _with_other_metadata(experiment, item, store)
+                        for key, chunk in zip(item.keys, item.chunks, strict=True):
+                            content.expect(key, metadata_of(experiment, item, chunk))
                     else:
                         changed.add(item.document)
                 case Finished() if item.whole:  # else what is unseen may be in what cannot be read
@@ -333,14 +335,33 @@ def _compare_content(
         if changed:
             drift.stale += sorted(changed)
             drift.files.append(file_id)
+    content.compare()
 
 
-def _with_other_metadata(experiment: Experiment, cut: Cut, store: VectorStore) -> Iterator[str]:
-    """The keys of a document under which the index has another text or other metadata."""
-    found = {record.key: dict(record.metadata) for record in _get(store, list(cut.keys))}
-    for chunk, key in zip(cut.chunks, cut.keys, strict=True):
-        if key in found and found[key] != metadata_of(experiment, cut, chunk):
-            yield key
+@dataclass(frozen=True, slots=True)
+class _Content:
+    """What the index should hold, looked up as many chunks at a time as the store gives: for the embedded one each look
+    goes over all keys of the index.
+    """
+
+    store: VectorStore
+    wrong: list[str]  # gets the keys under which the index has another text or other metadata
+    expected: dict[str, Metadata] = field(default_factory=dict)
+
+    def expect(self, key: str, metadata: Metadata) -> None:
+        self.expected[key] = metadata
+        if len(self.expected) == self.store.limits.get_keys:
+            self.compare()
+
+    def compare(self) -> None:
+        """Look at what is left."""
+        found = self.store.get(list(self.expected))
+        self.wrong.extend(
+            key
+            for key, metadata in self.expected.items()
+            if key in found and dict(found[key].metadata) != metadata
+        )
+        self.expected.clear()
 
 
 def _get(store: VectorStore, keys: list[str], *, vectors: bool = False) -> Iterator[VectorRecord]:
