@@ -14,7 +14,7 @@ import logging
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
@@ -29,7 +29,7 @@ from ragctl.errors import RagctlError, RecordRefused
 from ragctl.manifest import DocumentRow, Failure, FileRow
 from ragctl.putting import Batch, PutQueue
 from ragctl.records import Chunk, Metadata, VectorRecord, some_vectors, stem_of, vector_bytes
-from ragctl.reuse import KnownTexts, TextsUnderWay, fetch, part_size
+from ragctl.reuse import KnownTexts, Part, TextsUnderWay, fetch, part_size
 from ragctl.room import Room
 from ragctl.settling import Settling
 from ragctl.spending import IngestBill
@@ -375,26 +375,39 @@ class Pipeline:
     def _fetch(self) -> None:
         """Look up what is sought of documents, part by part, for as long as the puts keep up with what is found."""
         while self._seeking and self._fetches < self._most_fetches and not self._records.has_full:
+            parts = self._parts()
+            self._fetches += 1
+            self._call(partial(self._on_fetched, parts), fetch, self._s, parts)
+
+    def _parts(self) -> list[Part]:
+        """What is looked up next, of as many documents as one call takes: the embedded store goes over all its keys
+        each time.
+        """
+        parts: list[Part] = []
+        room = self._part
+        while self._seeking and room:
             document = self._seeking[0]
-            part = [document.sought.popleft() for _ in range(min(self._part, len(document.sought)))]
+            part = [document.sought.popleft() for _ in range(min(room, len(document.sought)))]
+            room -= len(part)
             if not document.sought:
                 self._seeking.popleft()
-            self._fetches += 1
             # The vectors of the last part, which most often is the only one, are kept until all that is new is there.
-            vectors = document.rewriting or not document.sought
-            digest = partial(self._on_fetched, document, part, vectors)
-            self._call(digest, partial(fetch, vectors=vectors), self._s, document, part)
+            parts.append(Part(document, part, vectors=document.rewriting or not document.sought))
+        return parts
 
-    def _on_fetched(
-        self, document: OpenDocument, part: list[Sought], vectors: bool, future: Future[Any]
-    ) -> None:
+    def _on_fetched(self, parts: list[Part], future: Future[Any]) -> None:
         self._calls -= 1
         self._fetches -= 1
         records, cached = future.result()
+        for part in parts:
+            self._digest(part, records, cached)
+
+    def _digest(self, part: Part, records: Mapping[str, VectorRecord], cached: Mapping[str, Vector]) -> None:
+        document, sought, vectors = part
         missing: list[int] = []
-        for i, key in part:
+        for i, key in sought:
             own = document.cut.keys[i]
-            found = records.get(key)
+            found = None if key is None else records.get(key)
             vector = cached.get(stem_of(own)) if found is None else found.vector
             if vector is None:
                 missing.append(i)

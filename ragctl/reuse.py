@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 from ragctl.records import stem_of, vector_bytes
 
@@ -81,18 +81,33 @@ def part_size(services: Services) -> int:
     return max(1, min(services.store.limits.get_keys, room // vector_bytes(services.embedder.dimension)))
 
 
-def fetch(
-    services: Services, document: OpenDocument, part: Sequence[Sought], *, vectors: bool
-) -> tuple[dict[str, VectorRecord], dict[str, Vector]]:
-    """Records by key from the store, vectors by text hash from the cache, for a part of what is sought of a document.
+class Part(NamedTuple):
+    """Some of what is sought of a document. `vectors`: also those of records under its own keys."""
 
-    Without `vectors` those of records under the document's own keys are empty.
+    document: OpenDocument
+    sought: Sequence[Sought]
+    vectors: bool
+
+    def keys(self) -> Iterator[tuple[str, bool]]:
+        """The keys to look up, and whether the vector is wanted of each."""
+        own = self.document.cut.keys
+        return ((key, self.vectors or key != own[i]) for i, key in self.sought if key is not None)
+
+    def stems(self) -> Iterator[str]:
+        """The text hashes to look for in the cache."""
+        return (stem_of(self.document.cut.keys[i]) for i, key in self.sought if key is None)
+
+
+def fetch(services: Services, parts: Sequence[Part]) -> tuple[dict[str, VectorRecord], dict[str, Vector]]:
+    """Records by key from the store, vectors by text hash from the cache, for parts of what is sought of documents.
+
+    The vectors of records of which none is wanted are empty.
     """
-    own = document.cut.keys
-    keys = {key for _, key in part if key is not None}
-    read = keys if vectors else {key for i, key in part if key is not None and key != own[i]}
+    wanted = [pair for part in parts for pair in part.keys()]
+    read = {key for key, vector in wanted if vector}
+    others = {key for key, _ in wanted} - read
     records = services.store.get(sorted(read), vectors=True) if read else {}
-    if keys != read:
-        records |= services.store.get(sorted(keys - read))
-    stems = [stem_of(own[i]) for i, key in part if key is None]
-    return records, services.cache.get(stems) if services.cache is not None and stems else {}
+    if others:
+        records |= services.store.get(sorted(others))
+    stems = {stem for part in parts for stem in part.stems()}
+    return records, services.cache.get(sorted(stems)) if services.cache is not None and stems else {}

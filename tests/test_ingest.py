@@ -6,7 +6,7 @@ import errno
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +22,7 @@ from ragctl.embedding import EmbedQueue, Wanted
 from ragctl.errors import QuotaExceeded, Refused, ServiceError
 from ragctl.ingest import IngestOptions, IngestResult, Progress, ingest
 from ragctl.loading import load
+from ragctl.records import VectorRecord
 from ragctl.room import MESSAGES_AHEAD
 from ragctl.state import open_state
 from ragctl.worker import BATCH_CHUNKS
@@ -607,6 +608,30 @@ def test_puts_wait_in_the_run_and_not_in_its_threads(tmp_path: Path, monkeypatch
     assert run(tmp_path).counts.written == 60
     assert len(handed_over) == 30
     assert max(handed_over) <= 4  # two under way, the next, and one that has ended unseen
+
+
+def test_what_many_documents_have_in_the_store_is_looked_up_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For each look the embedded store goes over all its keys, and a service is paid and waited for."""
+    texts = {f"d{n}.md": f"Beginning of {n}.\n\nMiddle of {n}.\n" for n in range(60)}
+    docs = write_docs(tmp_path, texts)
+    experiment(tmp_path, chunking={"size": 20, "overlap": 0}, ingest={"workers": 1})
+    chunks = run(tmp_path).chunks
+    for name, text in texts.items():
+        (docs / name).write_text(text + "\nThe end.\n")
+    looks: list[int] = []
+    get = LocalStore.get
+
+    def noted(store: LocalStore, keys: Sequence[str], *, vectors: bool = False) -> dict[str, VectorRecord]:
+        looks.append(len(keys))
+        return get(store, keys, vectors=vectors)
+
+    monkeypatch.setattr(LocalStore, "get", noted)
+    counts = run(tmp_path).counts
+    assert (counts.changed, counts.reused) == (60, chunks)
+    assert sum(looks[1:]) == chunks  # after those that every run looks up
+    assert len(looks) <= 1 + 10
 
 
 def test_workers_are_not_far_ahead_of_an_embedder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
