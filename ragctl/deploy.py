@@ -168,8 +168,14 @@ class _Run:
                 )
             if step.ours:
                 record = record.owning(resources_of(self._experiment, step) | step.old)
-        passing = frozenset[Ref]() if self._stays is None else record.resources - frozenset(self._stays)
-        return replace(record, passing=passing)
+        return replace(record, passing=self._passing(record))
+
+    def _passing(self, record: Record) -> frozenset[Ref]:
+        """What is to be gone when a `run` ends. Of what a killed one has left, deploy-models keeps what it was asked for."""
+        if self._stays is not None:
+            return record.resources - frozenset(self._stays)
+        asked_for = (resources_of(self._experiment, step) | step.old for step in self._steps)
+        return record.passing.difference(*asked_for)
 
     def _changes_vectors(self, step: Step) -> bool:
         """Whether for a while nobody knows which model embeds: what uses the record must not mix their vectors."""

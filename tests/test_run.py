@@ -321,6 +321,20 @@ def test_what_a_run_that_was_killed_has_left_goes_with_the_next(place: Place, wa
     assert ("left by a run that was killed" in done.err) is not wanted
 
 
+def test_what_a_run_that_was_killed_has_left_beside_what_was_asked_for(place: Place) -> None:
+    """deploy-models under another name does not say that the first endpoint is to stay."""
+    region = place.region
+    hang = Fault("hang", "InvokeEndpoint", skip=1, times=None, seconds=5.0)
+    region.runtime.faults.add(hang)
+    place.interrupt(place.start(), signal.SIGKILL, lambda: bool(region.runtime.faults.injected))
+    region.runtime.faults.clear()
+    region.deploy(region.experiment(embedding=EMBEDDER | {"endpoint": "theirs"}))
+    done = place.run("--json")
+    assert done.status == 0, done.err
+    endpoints = [name for name in place.left if name.startswith("endpoint/")]
+    assert endpoints == ["endpoint/theirs"]
+
+
 def test_an_endpoint_that_failed_before_and_is_made_anew_goes_as_well(place: Place) -> None:
     """It costs from this run on, whatever was there under its name."""
     region = place.region
