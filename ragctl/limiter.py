@@ -10,9 +10,12 @@ from dataclasses import dataclass
 from typing import Final
 
 HEADROOM: Final = 0.998  # share of the limits that is used
-# Calls that are held up on the way arrive closer together than they left. Over this long a stretch the limits hold
-# nevertheless, as the service sees it. It allows for more: its limit has held like a bucket of one second's worth.
+# Over this long a stretch the limits hold exactly, as the service sees it: calls that are held up on the way arrive
+# closer together than they left.
 WINDOW_S: Final = 5.0
+# What a quiet limiter saves up, in seconds of the limit of vectors. The service allows for more: its limit has held like a bucket
+# of one second's worth, and a writer that began with 6,000 vectors in a second was not refused.
+BURST_S: Final = 0.7
 SLOWER: Final = 0.7  # of the pace, each time that the service throttles
 RECOVERY: Final = 0.1  # of the full pace, per second without throttling: from a standstill in ten seconds
 # Throttles closer together than this are one event: calls that were already on their way
@@ -29,13 +32,13 @@ class Turn:
 
 
 class Limiter:
-    """Paces writes so that neither limit is exceeded over any stretch of time, but for one call at its start, and
-    over `WINDOW_S` not even by that one, however late some of them arrive; unless the quickest way there and the quickest
-    way back are those of two different calls, which leaves room for some milliseconds.
+    """Paces writes: requests one after the other, vectors like a bucket that refills at the limit and holds `BURST_S` of
+    it. Each call pays for its vectors after it was let through, so any stretch of time has its limit, the bucket and one
+    call at the most.
 
-    Each call pays for its vectors after it was let through, so a quiet limiter lets the first one go at once and
-    never saves up more; only a call that is late by less than it costs makes up for that. Safe to use from several
-    threads, which are served in the order in which they ask.
+    Over `WINDOW_S` the limits hold without either, however late some calls arrive; unless the quickest way there and
+    the quickest way back are those of two different calls, which leaves room for some milliseconds. While the service
+    throttles, the bucket is shut. Safe to use from several threads, which are served in the order in which they ask.
     """
 
     def __init__(
@@ -53,7 +56,8 @@ class Limiter:
         self._most_requests = requests_per_second * WINDOW_S
         self._clock, self._sleep = clock, sleep
         self._lock = threading.Lock()
-        self._free_at = 0.0  # when the next call may go
+        self._next_at = float("-inf")  # when the limit of requests lets the next call go
+        self._paid_at = float("-inf")  # when the vectors let through are paid for, and the bucket is full again
         self._turns: deque[Turn] = deque()  # as many of the last as fit into a window
         self._vectors = 0  # of those
         self._quickest_s = float("inf")  # from leaving to the answer
@@ -64,10 +68,11 @@ class Limiter:
         """Wait until a request that writes or deletes so many vectors may go. Its answer is for `answered`."""
         with self._lock:
             now = self._clock()
-            start = max(now, self._free_at, self._window_free_at(vectors))
-            cost = max(vectors * self._seconds_per_vector, self._seconds_per_request) / self._pace_at(start)
-            keeps_time = start - self._free_at < cost
-            self._free_at = (self._free_at if keeps_time else start) + cost
+            saved = BURST_S if self._pace_at(now) == 1.0 else 0.0
+            start = max(now, self._next_at, self._paid_at - saved, self._window_free_at(vectors))
+            pace = self._pace_at(start)
+            self._next_at = start + self._seconds_per_request / pace
+            self._paid_at = max(self._paid_at, start) + vectors * self._seconds_per_vector / pace
             turn = Turn(vectors, start)
             self._turns.append(turn)
             self._vectors += vectors

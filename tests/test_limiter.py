@@ -8,8 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ragctl.limiter import HEADROOM, WINDOW_S, Limiter, Turn
+from ragctl.limiter import BURST_S, HEADROOM, WINDOW_S, Limiter, Turn
 from tests.faketime import FakeTime
+from tests.servers.s3vectors_writes import WriteLog
+
+INTERVAL = 500 / (2_500 * HEADROOM)  # seconds between full batches
 
 
 @pytest.fixture
@@ -27,13 +30,34 @@ def test_the_first_call_goes_at_once(time: FakeTime) -> None:
     assert time.now == 0
 
 
-def test_a_pause_saves_nothing_up(time: FakeTime) -> None:
-    """After a quiet hour the pace is what it was, not a burst of all that was not used."""
+def test_a_pause_saves_up_one_bucket(time: FakeTime) -> None:
+    """After a quiet hour the first calls go together, and then the pace is what it was."""
     limit = limiter(time)
     time.now = 3_600
-    for _ in range(6):
+    limit.acquire(500)
+    limit.acquire(500)
+    assert time.now == pytest.approx(3_600, abs=0.01)
+    for _ in range(18):
         limit.acquire(500)
-    assert time.now - 3_600 == pytest.approx(5 * 500 / (2_500 * HEADROOM))
+    assert time.now - 3_600 == pytest.approx(19 * INTERVAL - BURST_S)
+
+
+def test_a_service_with_a_bucket_of_a_second_refuses_nothing(time: FakeTime) -> None:
+    """Full batches as fast as they may go, for a minute, also after pauses, in which both buckets fill."""
+    limit, service = limiter(time), WriteLog()
+    for number in range(300):
+        time.now += 3 if number % 70 == 69 else 0
+        limit.acquire(500)
+        assert service.admits(time.now, 500)
+
+
+def test_while_the_service_throttles_nothing_is_saved_up(time: FakeTime) -> None:
+    """What was refused does not come back as a burst."""
+    limit = limiter(time)
+    limit.slow_down()
+    limit.acquire(500)
+    limit.acquire(500)
+    assert time.now >= INTERVAL
 
 
 @given(
@@ -41,7 +65,7 @@ def test_a_pause_saves_nothing_up(time: FakeTime) -> None:
     window=st.floats(0.2, 5),
 )
 def test_no_window_holds_more_than_the_limits(calls: list[tuple[int, float, bool]], window: float) -> None:
-    """Over any stretch of time: the limits, and one call more; throttling only makes it less."""
+    """Over any stretch of time: the limits, what was saved up, and one call more; throttling only makes it less."""
     time = FakeTime()
     limit = limiter(time)
     gone: list[tuple[float, int]] = []
@@ -53,7 +77,7 @@ def test_no_window_holds_more_than_the_limits(calls: list[tuple[int, float, bool
             limit.slow_down()
     for start, _ in gone:
         within = [vectors for at, vectors in gone if start <= at < start + window]
-        assert sum(within[:-1]) <= 2_500 * window
+        assert sum(within[:-1]) <= 2_500 * (window + BURST_S)
         assert len(within) - 1 <= 1_000 * window
 
 
@@ -85,11 +109,10 @@ def test_no_window_holds_more_than_the_limit_however_late_calls_arrive(
 def test_a_call_that_is_a_little_late_is_made_up_for(time: FakeTime) -> None:
     """A thread that wakes up late does not slow down the run: the calls after it leave when they would have."""
     limit = limiter(time)
-    interval = 500 / (2_500 * HEADROOM)
     for number in range(20):
-        time.now += 1.9 * interval if number == 10 else 0  # its turn was one interval after the last
+        time.now += 1.9 * INTERVAL if number == 10 else 0  # its turn was one interval after the last
         limit.acquire(500)
-    assert time.now == pytest.approx(19 * interval)
+    assert time.now == pytest.approx(19 * INTERVAL - BURST_S)
 
 
 def test_many_small_calls_are_held_by_the_requests(time: FakeTime) -> None:
@@ -104,20 +127,20 @@ def test_throttling_slows_down_for_seconds_and_passes(time: FakeTime) -> None:
     """A good part of the pace is lost after a few throttles, and is back ten seconds later."""
     limit = limiter(time)
 
-    def gap() -> float:
+    def ten_calls() -> float:
         start = time.now
-        limit.acquire(500)
-        limit.acquire(500)
+        for _ in range(10):
+            limit.acquire(500)
         return time.now - start
 
-    full = gap()
+    full = ten_calls()
     for _ in range(3):
         time.now += 1
         limit.slow_down()
     time.now += 0.5  # what was asked for at the old pace is over
-    assert gap() > 1.3 * full
+    assert ten_calls() > 1.3 * full
     time.now += 10
-    assert gap() == pytest.approx(full)
+    assert ten_calls() == pytest.approx(full)
 
 
 def test_throttles_of_calls_on_their_way_together_count_once(time: FakeTime) -> None:
@@ -148,4 +171,4 @@ def test_threads_share_one_pace(time: FakeTime) -> None:
         worker.start()
     for worker in workers:
         worker.join()
-    assert time.now >= 39 * 500 / (2_500 * HEADROOM) - 1e-6
+    assert time.now >= 39 * INTERVAL - BURST_S - 1e-6
