@@ -57,7 +57,9 @@ class Limiter:
         self._clock, self._sleep = clock, sleep
         self._lock = threading.Lock()
         self._next_at = float("-inf")  # when the limit of requests lets the next call go
-        self._paid_at = float("-inf")  # when the vectors let through are paid for, and the bucket is full again
+        self._paid_at = float(
+            "-inf"
+        )  # when the vectors let through are paid for, and the bucket is full again
         self._turns: deque[Turn] = deque()  # as many of the last as fit into a window
         self._vectors = 0  # of those
         self._quickest_s = float("inf")  # from leaving to the answer
