@@ -117,10 +117,7 @@ def ours(place: Place, chunks: int, concurrency: int) -> Ours:
             "generation": {"kind": "extractive"},
         },
     )
-    report = place.vectors.report()
-    arn = next(arn for arn in report["vectors"] if arn.endswith(index))
-    if report["vectors"][arn] != chunks:
-        raise RuntimeError(f"{report['vectors'][arn]} vectors of {chunks} arrived")
+    arn, report = _arrived(place, index, chunks)
     writing = Row(f"ragctl, {concurrency} calls: writing alone", chunks - PUT, report["writing_seconds"][arn])
     whole = Row(f"ragctl, {concurrency} calls at once", chunks, done.seconds)
     after = ideal(place.embed.url, concurrency)
@@ -135,7 +132,7 @@ def langchain(place: Place, chunks: int, batch: int, name: str) -> Row:
     done = peer(
         place.python("langchain"), "langchain_index.py", place.folder, *options, environ=place.environ()
     )
-    return _row(name, chunks, done)
+    return _row(place, name, f"langchain-{batch}", chunks, done)
 
 
 def llama_index(place: Place, chunks: int) -> Row:
@@ -149,7 +146,7 @@ def llama_index(place: Place, chunks: int) -> Row:
         *options,
         environ=place.environ(),
     )
-    return _row("LlamaIndex pipeline, S3VectorStore", chunks, done)
+    return _row(place, "LlamaIndex pipeline, S3VectorStore", "llama-index", chunks, done)
 
 
 def s3vectors_embed(place: Place, chunks: int) -> Row:
@@ -171,11 +168,7 @@ def s3vectors_embed(place: Place, chunks: int) -> Row:
     done = peer(
         place.python("s3vectors_embed"), "s3vectors_embed.py", place.folder, *options, environ=place.environ()
     )
-    arn = next(arn for arn in place.vectors.report()["vectors"] if arn.endswith("/cli"))
-    written = place.vectors.report()["vectors"][arn]
-    if written != chunks:
-        raise RuntimeError(f"{written} vectors of {chunks} arrived: {done.last_line}")
-    return Row("s3vectors-embed put", chunks, done.seconds, done.said["seconds"])
+    return _row(place, "s3vectors-embed put", "cli", chunks, done)
 
 
 def _notes(place: Place, chunks: int) -> Path:
@@ -185,10 +178,18 @@ def _notes(place: Place, chunks: int) -> Path:
     return path
 
 
-def _row(name: str, chunks: int, done: Run) -> Row:
-    if done.said["written"] != chunks:
-        raise RuntimeError(f"{name}: {done.last_line}")
+def _row(place: Place, name: str, index: str, chunks: int, done: Run) -> Row:
+    _arrived(place, index, chunks)
     return Row(name, chunks, done.seconds, done.said["seconds"])
+
+
+def _arrived(place: Place, index: str, chunks: int) -> tuple[str, dict[str, Any]]:
+    """The ARN of an index and what the server reports; RuntimeError unless all vectors are there."""
+    report = place.vectors.report()
+    arn = next(arn for arn in report["vectors"] if arn.endswith(f"/{index}"))
+    if report["vectors"][arn] != chunks:
+        raise RuntimeError(f"{index}: {report['vectors'][arn]} vectors of {chunks} arrived")
+    return arn, report
 
 
 def ideal(url: str, concurrency: int) -> float:
