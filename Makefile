@@ -5,6 +5,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip --disable-pip-version-check --quiet
+# pip compiles what it installs, but not what stays editable; and Python may have been told to keep no bytecode
+COMPILE := $(BIN)/python -m compileall -q ragctl tests
 SAMPLES := configs/samples.yaml
 
 .PHONY: demo test lint types tests benchmarks clean
@@ -31,11 +33,13 @@ tests: .venv/dev-installed
 .venv/demo-installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(PIP) install --constraint constraints.txt --editable ".[eval]"
+	$(COMPILE)
 	touch $@
 
 .venv/dev-installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(PIP) install --constraint constraints.txt --editable ".[dev]"
+	$(COMPILE)
 	touch $@ .venv/demo-installed
 
 clean:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import compileall
 import json
 import os
 import shutil
@@ -129,7 +130,8 @@ def ragctl(folder: Path, experiment: Mapping[str, Any], *options: str) -> Run:
 
 
 def ours() -> dict[str, str]:
-    """The environment in which this checkout is imported."""
+    """The environment in which this checkout is imported, compiled to bytecode as installers do with the peers."""
+    compileall.compile_dir(REPOSITORY / "ragctl", quiet=1)
     return {"PYTHONPATH": str(REPOSITORY)}
 
 
