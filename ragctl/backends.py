@@ -14,7 +14,8 @@ Prefix = Annotated[str, Field(max_length=2_000)]
 class Section(BaseModel):
     """Frozen, and an unknown key is an error: a misspelt setting must never be a silent default."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    # Deferred: sections are built once, as parts of the experiment, and not each by itself before
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, defer_build=True)
 
 
 # --- embedding -------------------------------------------------------------------------------------------
