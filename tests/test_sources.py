@@ -259,6 +259,21 @@ def test_a_file_above_the_limit_is_a_failure(folder: Path) -> None:
         found.read(file)
 
 
+def test_a_file_that_grows_while_it_is_read_is_read_whole(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So is one that does not know its size; and neither gets past the limit."""
+    section = {"kind": "local", "name": "papers", "path": folder, "include": ("a.md",)}
+    found = _opened(section, parsing={"max_file_mb": 1_047 / 1024**2})
+    (file,) = found.list()
+    monkeypatch.setattr(os, "fstat", lambda _: os.stat_result((0,) * 10))
+    (folder / "a.md").write_bytes(b"x" * 1_047)
+    assert found.read(file) == b"x" * 1_047
+    (folder / "a.md").write_bytes(b"x" * 1_048)
+    with pytest.raises(DocumentError, match=r"^papers/a.md is larger than 0.000998 MB$"):
+        found.read(file)
+
+
 def test_metadata_of_path_and_config(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """The path wins over the config; a path that does not fit keeps the config's, and is counted."""
     caplog.set_level(logging.INFO, "ragctl")
