@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from io import BytesIO
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from threading import Lock
 from typing import TYPE_CHECKING, Protocol
 
 from ragctl.errors import StateError
 from ragctl.records import short_hash
+from ragctl.scratch import scratch_folder
 
 if TYPE_CHECKING:
     from ragctl.config import Experiment
@@ -79,8 +80,8 @@ class PackedCache:
     def __init__(self, state: State, prefix: str) -> None:
         self._state = state
         self._prefix = prefix
-        self._folder = TemporaryDirectory()
-        self._local = FolderCache(Path(self._folder.name) / "cache.sqlite")
+        self._folder = ExitStack()
+        self._local = FolderCache(self._folder.enter_context(scratch_folder()) / "cache.sqlite")
         self._new: dict[str, Vector] = {}
         self._fetched = False
         self._lock = Lock()
@@ -99,10 +100,9 @@ class PackedCache:
                 self._write_pack()
 
     def close(self) -> None:
-        with self._lock:
+        with self._folder, self._lock:
             if self._new:
                 self._write_pack()
-        self._folder.cleanup()
 
     def _fetch(self) -> None:
         import numpy as np

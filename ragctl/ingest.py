@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import sqlite3
-import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
@@ -31,6 +30,7 @@ from ragctl.planning import Listing, Plan, Planned
 from ragctl.remote_ledger import RemoteLedger
 from ragctl.repeats import Repeats
 from ragctl.reuse import KnownTexts
+from ragctl.scratch import scratch_folder
 from ragctl.settling import delete_keys
 from ragctl.spending import IngestBill
 from ragctl.state import LocalState, lease_name, ledger_name
@@ -470,11 +470,11 @@ def _dry_run(
 def writing_ledger(state: State, index: str, lease: Lease) -> Iterator[Ledger]:
     """The index's ledger, to be written under our lease."""
     name = ledger_name(index)
-    with tempfile.TemporaryDirectory() as folder:
+    with ExitStack() as stack:
         ledger = (
             Ledger(state.path(name), fence=lease.fence_above(fence_seen(state.path(name))))
             if isinstance(state, LocalState)
-            else RemoteLedger(state, name, Path(folder) / "ledger.sqlite", lease)
+            else RemoteLedger(state, name, stack.enter_context(scratch_folder()) / "ledger.sqlite", lease)
         )
         try:
             yield ledger
@@ -502,8 +502,8 @@ def scratch_ledger(state: State, index: str) -> Iterator[Ledger]:
 @contextmanager
 def _copied(state: State, index: str) -> Iterator[tuple[Path, str]]:
     name = ledger_name(index)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "ledger.sqlite"
+    with scratch_folder() as folder:
+        path = folder / "ledger.sqlite"
         if isinstance(state, LocalState) and state.path(name).exists():
             copy_ledger(state.path(name), path)
         elif found := state.read(name):

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import sqlite3
-import tempfile
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
@@ -21,6 +20,7 @@ from ragctl.manifest import DocumentRow, FileRow, Ledger, fence_seen, replace_le
 from ragctl.planning import Listing
 from ragctl.records import DOCUMENT, START
 from ragctl.remote_ledger import RemoteLedger
+from ragctl.scratch import scratch_folder
 from ragctl.state import LocalState, lease_name, ledger_name
 from ragctl.tenancy import Registry, has_index_each
 from ragctl.tenants import indexes_wanted
@@ -113,8 +113,8 @@ def _on_disk(state: LocalState, name: str, lease: Lease) -> Iterator[Ledger]:
 
 @contextmanager
 def _in_bucket(state: State, name: str, lease: Lease) -> Iterator[Ledger]:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "ledger.sqlite"
+    with scratch_folder() as folder:
+        path = folder / "ledger.sqlite"
         with closing(RemoteLedger(state, name, path, lease, anew=True)) as ledger:
             yield ledger
             lease.check()

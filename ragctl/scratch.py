@@ -1,0 +1,44 @@
+"""Folders for what is needed only while a command runs. What a killed one left there is removed by the next."""
+
+from __future__ import annotations
+
+import fcntl
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+PREFIX: Final = "ragctl-scratch-"
+_LOCK: Final = "lock"
+
+
+@contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """An empty folder below the system's for temporary files, of this user alone, gone at the end.
+
+    The system unlocks it when its process ends in whatever way: that tells a folder in use from one that was left.
+    """
+    _remove_left()
+    folder = Path(tempfile.mkdtemp(prefix=PREFIX))
+    new = folder / f"new-{_LOCK}"
+    try:
+        with new.open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            new.rename(folder / _LOCK)  # so that nobody ever finds it unlocked before its end
+            inside = folder / "files"
+            inside.mkdir()
+            yield inside
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _remove_left() -> None:
+    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        try:
+            with (folder / _LOCK).open() as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder, ignore_errors=True)
+        except OSError:  # in use, another user's, or just removed by another process
+            continue
