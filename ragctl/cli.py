@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import errno
 import gc
 import logging
 import os
@@ -39,6 +40,7 @@ from ragctl.errors import RagctlError
 # New objects after which Python looks for cycles of garbage, instead of 700: imports and ingests make many objects that
 # stay for seconds, and hardly any cycle.
 COLLECT_AFTER = 50_000
+FULL = (errno.ENOSPC, errno.EDQUOT)
 # NumPy's OpenBLAS starts a thread a core as it is imported, which spin for a while, and no product here is large enough
 # for them. Processes that this one starts inherit it.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -157,6 +159,9 @@ def _fault_of_place(error: Exception) -> tuple[str, str] | None:
     sqlite3 = sys.modules.get("sqlite3")
     if sqlite3 is not None and isinstance(error, sqlite3.OperationalError):
         return f"the temporary folder cannot be written: {error}", "free space, or set SQLITE_TMPDIR"
+    if isinstance(error, OSError) and error.errno in FULL:
+        where = error.filename or "the temporary folder, or where state and reports lie"
+        return f"the disk is full: {where}", "free space; TMPDIR names another folder for temporary files"
     if isinstance(error, PermissionError):
         return f"{error.filename}: {error.strerror}", "let this user read it, or enter its folder"
     return None

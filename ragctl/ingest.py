@@ -272,6 +272,7 @@ class _Run:
         self._probed, embedder = probed, probed.embedder
         store = open_store(experiment)
         stack.callback(store.close)
+        store.before_writes(lease.check)
         cache = open_cache(experiment, embedder.identity)
         if cache is not None:
             stack.callback(cache.close)

@@ -192,6 +192,7 @@ def _repairing(experiment: Experiment, state: State) -> Iterator[_Repair]:
     ):
         refuse_shared(experiment, ledger, state)
         matching.refuse_lost_ledger(ledger, store, store.describe())
+        store.before_writes(lease.check)
         yield _Repair(experiment, store, lease, ledger)
 
 

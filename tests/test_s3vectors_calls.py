@@ -11,7 +11,7 @@ import pytest
 from ragctl.adapters.s3vectors import S3VectorsStore
 from ragctl.adapters.s3vectors_calls import BROKEN_ATTEMPTS, BULK_S, LONGEST_WAIT_S
 from ragctl.backends import S3VectorsStore as Settings
-from ragctl.errors import ServiceError, Throttled
+from ragctl.errors import LeaseLost, ServiceError, Throttled
 from ragctl.limiter import BURST_S
 from ragctl.records import VectorRecord
 from tests.faketime import FakeTime
@@ -117,6 +117,28 @@ def test_a_throttle_between_broken_connections_shows_that_the_service_is_there(
     server.faults.add(broken, Fault("error", "PutVectors", **SLOW_DOWN), broken)  # type: ignore[arg-type]  # as above
     store.put(fan(10))
     assert len(server.faults.injected) == 2 * BROKEN_ATTEMPTS - 1
+    assert len(list(store.keys())) == 10
+
+
+@pytest.mark.parametrize("write", ["put", "delete"])
+def test_a_write_that_is_tried_again_asks_first_whether_it_may(
+    store: S3VectorsStore, server: S3VectorsServer, time: FakeTime, write: str
+) -> None:
+    """The lease is lost while the service throttles for a minute: nothing is written when it takes calls again."""
+    store.put(fan(10))
+    operation = "PutVectors" if write == "put" else "DeleteVectors"
+    server.faults.add(Fault("error", operation, **SLOW_DOWN, times=20))  # type: ignore[arg-type]  # as above
+    before = len(server.calls_of(operation))
+
+    def check() -> None:
+        if time.now > 30:
+            raise LeaseLost("taken over")
+
+    store.before_writes(check)
+    with pytest.raises(LeaseLost, match="taken over"):
+        store.put(fan(20)) if write == "put" else store.delete([f"k{number:05}" for number in range(10)])
+    calls = server.calls_of(operation)[before:]
+    assert {call.status for call in calls} == {429}
     assert len(list(store.keys())) == 10
 
 

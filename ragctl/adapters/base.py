@@ -97,6 +97,11 @@ class VectorStore(Protocol):
     def check(self, record: VectorRecord) -> None:
         """RecordRefused when a record breaks a limit. Makes no call."""
 
+    def before_writes(self, check: Callable[[], None]) -> None:
+        """Have each put and delete call `check` as the last thing before it is sent, each time that it is sent; what it
+        raises ends them. They may have waited long, for their turn or for a service that throttles.
+        """
+
     def put(self, records: Sequence[VectorRecord], *, fresh: bool = False) -> None:
         """Insert records, or replace those with the same key.
 

@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
@@ -90,6 +90,7 @@ class LocalStore:
         self._opened: tuple[Any, IndexInfo] | None = None
         self._opening = threading.Lock()
         self._writing = threading.Lock()  # commits at once would conflict, and be repeated until they do not
+        self._before_write: Callable[[], None] = lambda: None
         # Of the index when it was last described, and after our writes since; None once another has written. Guarded by
         # `_writing`.
         self._version: int | None = None
@@ -225,6 +226,10 @@ class LocalStore:
         _, info = self._opened or self._open()
         check_record(record, dimension=info.dimension, metric=info.metric, non_filterable=info.non_filterable)
 
+    def before_writes(self, check: Callable[[], None]) -> None:
+        """Call `check` before each commit of records, when it is its turn."""
+        self._before_write = check
+
     def put(self, records: Sequence[VectorRecord], *, fresh: bool = False) -> None:
         """Insert records, or replace those with the same key, in one commit: all or none.
 
@@ -239,6 +244,7 @@ class LocalStore:
         with self._faults("write to"):
             new = rows.table(records, table.schema, info.non_filterable)
             with self._writing:
+                self._before_write()
                 if fresh and table.version == self._version:
                     written = table.add(new)
                 else:
@@ -260,6 +266,7 @@ class LocalStore:
             return
         with self._writing:
             table, _ = self._open()
+            self._before_write()
             with self._faults("delete from"):
                 self._wrote(table.delete(among("key", keys)).version)
 

@@ -285,6 +285,10 @@ class S3VectorsStore:
         info = self._known().info
         check_record(record, dimension=info.dimension, metric=info.metric, non_filterable=info.non_filterable)
 
+    def before_writes(self, check: Callable[[], None]) -> None:
+        """See `Calls`: after the wait for the limiter, before each attempt."""
+        self._calls.before_write = check
+
     def put(self, records: Sequence[VectorRecord], *, fresh: bool = False) -> None:  # noqa: ARG002  the service looks
         """Insert or replace records, which have passed `check`. RecordRefused when a key stands twice.
 

@@ -73,6 +73,9 @@ class Calls:
         self._clock, self._sleep = clock, sleep
         self._bucket = {"vectorBucketName": bucket}
         self._index = {**self._bucket, "indexName": index}
+        self.before_write: Callable[[], None] = lambda: (
+            None
+        )  # called last of all; what it raises ends the write
         # Of the write of this thread: `vectors`, how many it has, 0 for none; `turn`, when it left.
         self._writing = threading.local()
         for operation in WRITES:
@@ -118,6 +121,7 @@ class Calls:
         """Runs when a write is encoded and signed: what is spaced are calls as they leave, not as they are begun."""
         if vectors := getattr(self._writing, "vectors", 0):
             self._writing.turn = self._limiter.acquire(vectors)
+            self.before_write()
 
     def _call(self, operation: str, request: Mapping[str, Any], attempts: Attempts) -> dict[str, Any]:
         method = getattr(self._client, xform_name(operation))

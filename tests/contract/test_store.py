@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from ragctl.adapters.base import SearchRequest, VectorStore
-from ragctl.errors import ConfigError, FilterError, InputRefused, NotFound, RecordRefused, Refused
+from ragctl.errors import ConfigError, FilterError, InputRefused, LeaseLost, NotFound, RecordRefused, Refused
 from ragctl.filters import matches, normalise
 from ragctl.records import Hit, SearchMode, VectorRecord
 from ragctl.sparse import SparseVector, dense
@@ -66,6 +66,21 @@ def keys(hits: Sequence[Hit]) -> list[str]:
 
 
 # --- the index -------------------------------------------------------------------------------------------
+
+
+def test_a_write_that_may_not_be_made_is_not_made(store: VectorStore) -> None:
+    """Whoever has lost the lease is stopped at the last moment."""
+    store.put(compass())
+
+    def check() -> None:
+        raise LeaseLost("taken over")
+
+    store.before_writes(check)
+    with pytest.raises(LeaseLost, match="taken over"):
+        store.put([record("south", WEST)])
+    with pytest.raises(LeaseLost, match="taken over"):
+        store.delete(["west"])
+    assert sorted(store.keys()) == ["east", "north", "north-east", "west"]
 
 
 def test_an_absent_index_is_described_as_none(absent: VectorStore) -> None:
