@@ -53,6 +53,8 @@ class FolderCache:
         import numpy as np
 
         found: dict[str, Vector] = {}
+        if not self._path.exists():  # and a plan makes none
+            return found
         with self._connected() as db:
             for text in texts:
                 row = db.execute("SELECT vector FROM vectors WHERE text = ?", (text,)).fetchone()

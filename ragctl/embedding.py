@@ -246,7 +246,10 @@ class EmbedQueue:
 
     def _succeeded(self, batch: list[Wanted], embedded: Embedded, seconds: float) -> None:
         self._attempts.pop(id(batch[0]), None)
-        self._counts.tokens += embedded.usage.input_tokens
+        usage = (
+            embedded.usage
+        )  # a token that the server had in a cache counts as one: the bill is never too low
+        self._counts.tokens += usage.input_tokens + usage.cache_read_tokens
         self._failed_in_a_row = 0
         self._throttled_since = None
         self._backoff = 1.0

@@ -35,10 +35,14 @@ def compile_glob(glob: str, *, hidden: bool = False) -> re.Pattern[str]:
 
     Raises ConfigError for a glob that could never match: empty, absolute, with `..`, or with a range such as [z-a].
     """
+    return _compiled(_translate(glob, _wildcards, hidden=hidden), glob, "glob")
+
+
+def _compiled(expression: str, written: str, kind: str) -> re.Pattern[str]:
     try:
-        return re.compile(_translate(glob, _wildcards, hidden=hidden), re.DOTALL)
+        return re.compile(expression, re.DOTALL)
     except re.error as error:
-        raise ConfigError(f"{glob!r} is not a valid glob: {error}") from error
+        raise ConfigError(f"{written!r} is not a valid {kind}: {error}") from error
 
 
 def compile_globs(globs: Iterable[str], *, hidden: bool = False, below: bool = False) -> re.Pattern[str]:
@@ -94,7 +98,7 @@ def compile_path_pattern(pattern: str, *, as_text: str | None = None) -> PathPat
         raise ConfigError(f"{pattern!r}: a placeholder is used twice")
     if set(PLACEHOLDER.sub("", pattern)) & set("{}"):
         raise ConfigError(f"{pattern!r}: a brace has no partner")
-    expression = re.compile(_translate(pattern, _placeholders, hidden=True), re.DOTALL)
+    expression = _compiled(_translate(pattern, _placeholders, hidden=True), pattern, "path pattern")
     return PathPattern(tuple(names), expression, as_text)
 
 

@@ -270,6 +270,7 @@ class _Run:
         self._progress = progress
         self._guard = guard
         self._probed, embedder = probed, probed.embedder
+        self._before = 0  # documents in the index before anything was done: of them so many may go
         store = open_store(experiment)
         stack.callback(store.close)
         store.before_writes(lease.check)
@@ -286,6 +287,7 @@ class _Run:
         before = counts.written + counts.removed
         mismatch = self._match_index(listing.ignored)
         plan = _plan(s.ledger, listing, s.fingerprints, self._options)
+        self._before = s.ledger.counts()[0]
         self._refuse_mass_delete(plan.planned.delete_documents)
         counts.seen += plan.planned.keep_documents
         counts.unchanged += plan.planned.keep_documents
@@ -297,7 +299,7 @@ class _Run:
             known,
             self._progress.stopping,
             self._progress.bill,
-            files=self._progress.files,
+            coming=None if plan.holds_records else self._progress.files,
             kept=plan.planned.keep_documents,
             knows_all=not mismatch.strays,
         )
@@ -378,8 +380,7 @@ class _Run:
         s.ledger.settle(emptied, pipeline.shrunk, [])
 
     def _refuse_mass_delete(self, deleted: int, *, emptied: int = 0) -> None:
-        documents = self._s.ledger.counts()[0]
-        self._guard.expect(self._experiment.store.index, deleted, documents, emptied=emptied)
+        self._guard.expect(self._experiment.store.index, deleted, self._before, emptied=emptied)
         self._guard.check()
 
     def _clean(self) -> None:

@@ -53,6 +53,9 @@ if TYPE_CHECKING:
 log = logging.getLogger("ragctl.ingest")
 
 STOP_S = 25.0  # for what is in flight when a run is told to stop
+# Documents among which failures are counted at the least while nobody knows how many come: the first of a file of
+# records are not all.
+UNKNOWN_DOCUMENTS = 1_000
 PUT_FAILURES_IN_A_ROW = 3  # batches that fail with no success between: the store is down
 
 
@@ -68,13 +71,14 @@ class Pipeline:
         bill: IngestBill | None = None,
         *,
         embeds: bool = True,
-        files: int = 0,
+        coming: int | None = 0,
         kept: int = 0,
         knows_all: bool = False,
     ) -> None:
         """`bill` gets what is paid for; `embeds` false: the workers make no vectors, the embedder is asked for all.
 
-        `files` are to be worked through and `kept` documents are not: the share of failures is one of all of them.
+        `coming` documents at the least are worked through, None where nobody knows, and `kept` documents are not: the
+        share of failures is one of all of them.
         `knows_all`: the index holds nothing that the ledger does not know.
         """
         self._s = services
@@ -84,7 +88,7 @@ class Pipeline:
         self.counts = counts
         self.failures: list[Failure] = []
         self.gave_up = False  # more failed than `ingest.fail_threshold` allows
-        self._planned = files
+        self._coming = coming
         self._kept = kept
         self._seen_before = counts.seen
         self._failed_puts = 0  # in a row
@@ -269,6 +273,7 @@ class Pipeline:
         self._parsing = False
         if error is not None:
             raise error
+        self._judge()
 
     def _take_same(self, item: Same) -> None:
         row = self._files.unchanged(item.file)
@@ -642,8 +647,15 @@ class Pipeline:
             self.shrunk.append(row)  # done only when they are removed, so that a refusal is met again
             row = replace(row, done=False)
         self._settling.file(row, file.failed)
-        seen = self._kept + max(self._planned, self.counts.seen - self._seen_before, 1)
-        share = len(self.failures) / seen
+        self._judge()
+
+    def _judge(self) -> None:
+        """Give up where more has failed than may."""
+        coming = self._coming
+        if coming is None:
+            coming = UNKNOWN_DOCUMENTS if self._parsing else 0
+        documents = self._kept + max(coming, self.counts.seen - self._seen_before, 1)
+        share = len(self.failures) / documents
         self.gave_up = self.gave_up or share > self._s.experiment.ingest.fail_threshold
 
     def _fail(self, document: str, file_id: str, stage: str, error: str) -> None:

@@ -13,6 +13,7 @@ from itertools import chain, islice
 from typing import TYPE_CHECKING, Literal
 
 from ragctl.manifest import Ledger
+from ragctl.parsing import RECORD_FORMATS, suffix
 from ragctl.records import SourceFile
 from ragctl.tenancy import tenant_of
 from ragctl.under_way import Todo
@@ -207,6 +208,9 @@ class Plan:
         self._db = sqlite3.connect("", check_same_thread=False)
         self._db.execute(f"PRAGMA cache_size = -{CACHE_KB}")
         self._db.execute("CREATE TABLE steps (id TEXT PRIMARY KEY, action TEXT) WITHOUT ROWID")
+        self.holds_records = (
+            False  # files among those to work through that hold many documents, nobody knows how many
+        )
         self.planned = self._fill(listing.steps(ledger, fingerprints, checksum=checksum), only)
 
     def _fill(self, steps: Iterator[Step], only: Collection[str] | None) -> Planned:
@@ -220,6 +224,8 @@ class Plan:
             counts[step.action] += 1
             if step.action == "delete":
                 lost += sum(1 for _ in self._ledger.documents(step.id))
+            elif suffix(step.id) in RECORD_FORMATS:
+                self.holds_records = True
             self._db.execute("INSERT INTO steps VALUES (?, ?)", (step.id, step.action))
         kept = len(self._listing) - changed
         documents = self._ledger.documents_of_files() - had

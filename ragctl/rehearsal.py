@@ -192,7 +192,7 @@ class Rehearsal:
         store = CountingStore(self.store, self.spec, exists=self.exists, by_document=chosen is not None)
         embedder = CountingEmbedder(self.spec.dimension, self.count_tokens)
         services = Services(
-            self.experiment,
+            _without_threshold(self.experiment),
             self.ledger,
             cast("VectorStore", store),  # the pipeline asks no more of it than it has
             cast("Embedder", embedder),
@@ -225,6 +225,13 @@ class Rehearsal:
             texts=embedder.texts,
             tokens=embedder.tokens,
         )
+
+
+def _without_threshold(experiment: Experiment) -> Experiment:
+    """A plan goes through everything, whatever fails of it."""
+    return experiment.model_copy(
+        update={"ingest": experiment.ingest.model_copy(update={"fail_threshold": 1.0})}
+    )
 
 
 def _chosen(todos: Iterator[Todo], chosen: Collection[str] | None) -> Iterator[Todo]:

@@ -10,18 +10,27 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from ragctl.errors import StateError
+
 PREFIX: Final = "ragctl-scratch-"
 _LOCK: Final = "lock"
 
 
 @contextmanager
 def scratch_folder() -> Iterator[Path]:
-    """An empty folder below the system's for temporary files, of this user alone, gone at the end.
+    """An empty folder below the system's for temporary files, of this user alone, gone at the end. StateError where none
+    can be made.
 
     The system unlocks it when its process ends in whatever way: that tells a folder in use from one that was left.
     """
     _remove_left()
-    folder = Path(tempfile.mkdtemp(prefix=PREFIX))
+    try:
+        folder = Path(tempfile.mkdtemp(prefix=PREFIX))
+    except OSError as error:
+        raise StateError(
+            f"no folder for temporary files can be made: {error.strerror or error}",
+            hint="free space, or set TMPDIR",
+        ) from error
     new = folder / f"new-{_LOCK}"
     try:
         with new.open("w") as lock:
@@ -35,7 +44,11 @@ def scratch_folder() -> Iterator[Path]:
 
 
 def _remove_left() -> None:
-    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+    try:
+        place = Path(tempfile.gettempdir())
+    except OSError:  # told by whoever makes one
+        return
+    for folder in place.glob(f"{PREFIX}*"):
         try:
             with (folder / _LOCK).open() as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -147,7 +147,7 @@ class S3VectorsStore:
         bucket = self._settings.bucket
         try:
             arn = self._calls.of_bucket("GetVectorBucket")["vectorBucket"]["vectorBucketArn"]
-            found = [index["indexName"] for index in self._calls.of_bucket("ListIndexes")["indexes"]]
+            found = self._indexes()
             tags = self._calls.of_resource("ListTagsForResource", arn).get("tags", {})
         except NotFound:
             return False
@@ -160,6 +160,17 @@ class S3VectorsStore:
                 hint="remove it with the AWS console or CLI if nobody needs it",
             )
         return True
+
+    def _indexes(self) -> list[str]:
+        """The names of all indexes of the bucket, of which a page holds 500 at most."""
+        names: list[str] = []
+        token: dict[str, Any] = {}
+        while True:
+            page = self._calls.of_bucket("ListIndexes", **token)
+            names += (index["indexName"] for index in page["indexes"])
+            if not page.get("nextToken"):
+                return names
+            token = {"nextToken": page["nextToken"]}
 
     def drop_bucket(self) -> bool:
         """Remove the vector bucket; False when there is none. Raises Refused as `can_drop_bucket` does."""
