@@ -5,7 +5,8 @@ after every batch without being rewritten. A save is a transaction: whole or not
 
 A key that was, or is about to be, put into the store without a document vouching for it stands in the table `loose`.
 It is entered before the put and leaves when its document is saved; the keys that a document no longer has enter as
-they are replaced. So whenever a run dies, what must be deleted is known.
+they are replaced. So whenever a run dies, what must be deleted is known. As its calls to a service may still arrive after
+the next run has deleted that, it then stands in the table `late`, to be looked at once more.
 """
 
 from __future__ import annotations
@@ -40,6 +41,8 @@ CREATE TABLE failures (
 CREATE INDEX failures_of_file ON failures (file);
 CREATE TABLE loose (key TEXT PRIMARY KEY) WITHOUT ROWID;
 """
+# In ledgers of any age, and so made where it is missing
+_LATE = "CREATE TABLE IF NOT EXISTS late (key TEXT PRIMARY KEY) WITHOUT ROWID"
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +206,11 @@ class Ledger:
         with self._errors():
             return [row[0] for row in self._db.execute("SELECT key FROM loose LIMIT ?", (limit,))]
 
+    def late(self) -> list[str]:
+        """Keys that calls of a run that died may put or delete even now."""
+        with self._errors():
+            return [row[0] for row in self._db.execute("SELECT key FROM late")]
+
     @contextmanager
     def attached(self, db: sqlite3.Connection) -> Iterator[None]:
         """Let another connection, one that takes addresses as URIs, read the ledger's tables as `ledger.files` and so
@@ -286,6 +294,17 @@ class Ledger:
         with self._transaction():
             self._db.executemany("INSERT OR IGNORE INTO loose VALUES (?)", ((key,) for key in keys))
 
+    def expect_late_calls(self, since: str) -> None:
+        """A run died at what is loose: calls of it may still be on their way."""
+        with self._transaction():
+            self._db.execute("INSERT OR IGNORE INTO late SELECT key FROM loose")
+            self._db.execute("INSERT OR REPLACE INTO meta VALUES ('late_since', ?)", (since,))
+
+    def expect_none_late(self) -> None:
+        """What was late has been looked at."""
+        with self._transaction():
+            self._db.execute("DELETE FROM late")
+
     def deleted(self, keys: Iterable[str]) -> None:
         """These loose keys are no longer in the store."""
         with self._transaction():
@@ -366,6 +385,7 @@ class Ledger:
                 self._db.execute(statement)
             self._db.execute("INSERT INTO meta VALUES ('schema', ?)", (SCHEMA_VERSION,))
         self._refuse_foreign()
+        self._db.execute(_LATE)
         self._db.execute("INSERT OR IGNORE INTO meta VALUES ('fence', '0')")
         self._refuse_newer(fence)
         self._db.execute("UPDATE meta SET value = ? WHERE name = 'fence'", (str(fence),))

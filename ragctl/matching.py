@@ -1,5 +1,8 @@
 """Whether an index still holds what its ledger says: cheaply at the start of every run, key by key where it does not.
 
+A run that was killed may have had calls to a service under way, which arrive after the next run has cleaned up. What that
+run found to clean up is therefore looked at once more by the first run after a while.
+
 An index that was emptied, replaced or put back from a backup is told by when it was made, by its version where the store
 keeps one, which is then another one than the last run has left, and by a look at a few keys, other ones in every run.
 """
@@ -8,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -21,6 +25,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("ragctl.ingest")
 
+LATE_S: Final = (
+    300.0  # after which no call of a run that died arrives any more: a client gives one up after a minute
+)
 PROBED_KEYS: Final = 100  # looked up by every run: one call on every store
 REBUILD: Final = "if state: names the right place, make the ledger anew: ragctl ledger rebuild CONFIG"
 # Set in the ledger from when the two were found to differ until they agree again
@@ -102,6 +109,32 @@ def match(ledger: Ledger, store: VectorStore, info: IndexInfo | None, max_strays
     ledger.set_meta(**{UNMATCHED: "yes"})
     ledger.invalidate(lost)
     return Mismatch(compared=True, lost=bool(lost), strays=tuple(strays))
+
+
+def look_again(ledger: Ledger, store: VectorStore) -> bool:
+    """Once calls of a run that died cannot come any more: have what they have put deleted, and what they have deleted put
+    again; whether there was any of the latter.
+    """
+    doubtful = frozenset(ledger.late())
+    if (
+        not doubtful or 0 <= time.time() - float(ledger.meta("late_since") or 0) < LATE_S
+    ):  # else the clock was set back
+        return False
+    keys, size = sorted(doubtful), store.limits.get_keys
+    there = {key for first in range(0, len(keys), size) for key in store.get(keys[first : first + size])}
+    vouched = {key: row.file for row in ledger.documents() for key in doubtful.intersection(row.keys)}
+    lost = {file for key, file in vouched.items() if key not in there}
+    strays = there - vouched.keys()
+    if lost or strays:
+        log.warning(
+            "calls of a run that was killed came late: %d chunks are removed, %d files are put again",
+            len(strays),
+            len(lost),
+        )
+    ledger.invalidate(lost)
+    ledger.loosen(strays)
+    ledger.expect_none_late()
+    return bool(lost)
 
 
 def leave(ledger: Ledger, store: VectorStore) -> None:

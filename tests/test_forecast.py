@@ -212,6 +212,15 @@ def planned_in_process(folder: Path, sampling: Sampling | None) -> Forecast:
     return found
 
 
+def test_a_plan_goes_through_everything_whatever_fails(tmp_path: Path) -> None:
+    """It counts all documents, although the first file is bad and a share of failures is set."""
+    write_docs(tmp_path, {"a.pdf": "rubbish"} | {f"n{i:03}.txt": text(i, 1) for i in range(200)})
+    config = experiment(tmp_path, ingest={"workers": 1, "fail_threshold": 0.1})
+    (index,) = ragctl("plan", config, "--json").json["indexes"].values()
+    documents = index["documents"]
+    assert (documents["added"], documents["failed"]) == (200, 1)
+
+
 def test_a_sample_tells_its_error(tmp_path: Path) -> None:
     """The interval holds the true number, is narrower than a tenth of it, and what is known stays exact."""
     write_docs(tmp_path, {f"{i}.md": f"# {i}\n\n{text(i, 1 + i % 40)}\n" for i in range(400)})

@@ -156,6 +156,19 @@ def test_a_record_file_that_lost_most_records_is_refused(tmp_path: Path) -> None
     assert len(stored(tmp_path)) == 5
 
 
+def test_records_that_take_the_place_of_all_others_are_refused(tmp_path: Path) -> None:
+    """What a run has just added is no reason to remove more."""
+    lines = [json.dumps({"id": i, "text": f"record {i}"}) for i in range(100)]
+    write_docs(tmp_path, {"r.jsonl": "\n".join(lines[:10])})
+    experiment(tmp_path, chunking={"kind": "record"}, ingest={"workers": 1})
+    assert run(tmp_path).counts.added == 10
+    write_docs(tmp_path, {"r.jsonl": "\n".join(lines[10:])})
+    with pytest.raises(Refused, match="10 of 10 documents are gone"):
+        run(tmp_path)
+    assert len(stored(tmp_path)) == 100
+    assert run(tmp_path, max_delete=1.0).counts.deleted == 10
+
+
 def test_a_record_file_changes_record_by_record(tmp_path: Path) -> None:
     """One changed, one new, one gone: the rest is left alone."""
     records = [{"id": i, "text": f"record number {i}"} for i in range(10)]
@@ -482,6 +495,25 @@ def test_a_run_in_which_most_fails_is_given_up(folder: Path) -> None:
     result = run(folder, "ingest.fail_threshold=0.5")
     assert result.gave_up
     assert 200 < result.counts.failed < 400
+
+
+def test_a_file_of_records_counts_as_all_of_them(tmp_path: Path) -> None:
+    """One file that fails beside thousands of records is a small share, also before the records have come."""
+    lines = [json.dumps({"id": i, "text": f"record {i}"}) for i in range(3_000)]
+    write_docs(tmp_path, {"a.pdf": "rubbish", "b.jsonl": "\n".join(lines)})
+    experiment(tmp_path, chunking={"kind": "record"}, ingest={"workers": 1, "fail_threshold": 0.1})
+    result = run(tmp_path)
+    assert (result.counts.failed, result.counts.added, result.gave_up) == (1, 3_000, False)
+
+
+def test_records_that_mostly_fail_are_given_up(tmp_path: Path) -> None:
+    """At the end at the latest, when their number is known: nothing is removed on such a day."""
+    bad, good = ["rubbish"] * 6, [json.dumps({"id": i, "text": f"record {i}"}) for i in range(4)]
+    write_docs(tmp_path, {"a.jsonl": "\n".join(bad + good)})
+    experiment(tmp_path, chunking={"kind": "record"}, ingest={"workers": 1, "fail_threshold": 0.5})
+    result = run(tmp_path)
+    assert (result.counts.failed, result.gave_up) == (6, True)
+    assert run(tmp_path, "ingest.fail_threshold=0.6").gave_up is False
 
 
 RECORDS = {

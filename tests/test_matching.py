@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from ragctl import matching
+from ragctl.adapters.s3vectors import S3VectorsStore
+from ragctl.manifest import Ledger
 from tests.places import STORES, Place, StoreKind
 from tests.servers.s3vectors import S3VectorsServer
 
@@ -104,6 +107,77 @@ def test_chunks_that_are_lost_here_and_there_are_put_again(place: Place) -> None
     ended = place.ragctl("ingest", "--json")
     assert (ended.status, ended.json["restored"]) == (0, True)
     assert place.held() == whole
+
+
+def killed_at(place: Place, monkeypatch: pytest.MonkeyPatch, call: str) -> list[tuple[object, ...]]:
+    """A run that dies while a call of the store is on its way: it has left, and has not arrived. Gives what it sent."""
+    sent: list[tuple[object, ...]] = []
+
+    def die(_: object, *arguments: object, **__: object) -> None:
+        sent.append(arguments)
+        raise RuntimeError("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(S3VectorsStore, call, die)
+        assert place.ragctl("ingest").status == 1
+    return sent
+
+
+def later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By when no call of that run can come any more."""
+    now = time.time
+    monkeypatch.setattr("ragctl.matching.time.time", lambda: now() + matching.LATE_S + 1)
+
+
+@pytest.mark.parametrize("place", ["s3vectors"], indirect=True)
+def test_a_delete_that_comes_after_its_run_was_killed_loses_nothing(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The document is as it was before when the next run works; then the call arrives, and a later run notices."""
+    monkeypatch.setattr(Ledger, "sample_keys", lambda *_: [])  # which may find it by chance
+    whole = place.held()
+    path = place.folder / "docs/d03.md"
+    path.write_text(TEXTS["d03.md"].replace(OLD, NEW))
+    ((keys,),) = killed_at(place, monkeypatch, "delete")
+    assert isinstance(keys, list)
+    path.write_text(TEXTS["d03.md"])
+    assert place.ragctl("ingest").status == 0
+    assert place.held() == whole
+    with place.store() as store:
+        store.delete(keys)
+    assert place.held() != whole
+    assert "nothing to do" in place.ragctl("ingest").out  # too early to tell
+    later(monkeypatch)
+    ended = place.ragctl("ingest", "--json")
+    assert (ended.status, ended.json["restored"]) == (0, True)
+    assert (
+        "calls of a run that was killed came late: 0 chunks are removed, 1 files are put again" in ended.err
+    )
+    assert place.held() == whole
+    assert "nothing to do" in place.ragctl("ingest").out
+
+
+@pytest.mark.parametrize("place", ["s3vectors"], indirect=True)
+def test_a_put_that_comes_after_its_run_was_killed_leaves_nothing(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The document is gone from the source when the next run works; then the call arrives."""
+    whole = place.held()
+    place.write({"d90.md": "A barn that was built since then.\n"})
+    ((records,),) = killed_at(place, monkeypatch, "put")
+    (place.folder / "docs/d90.md").unlink()
+    assert place.ragctl("ingest").status == 0
+    with place.store() as store:
+        store.put(records)  # type: ignore[arg-type]
+    assert place.held() != whole
+    later(monkeypatch)
+    ended = place.ragctl("ingest")
+    assert ended.status == 0
+    assert (
+        "calls of a run that was killed came late: 1 chunks are removed, 0 files are put again" in ended.err
+    )
+    assert place.held() == whole
+    assert "nothing to do" in place.ragctl("ingest").out
 
 
 def test_a_ledger_that_is_older_than_its_index_embeds_nothing_again(place: Place) -> None:

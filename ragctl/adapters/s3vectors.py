@@ -82,10 +82,13 @@ class S3VectorsStore:
         self._name = f"index {settings.bucket}/{settings.index}"
         self._found: Found | None = None
         self.bucket = settings.bucket
+        # No more at once than may be written in a second: a call is signed before it waits for its turn, and a signature
+        # is good for minutes only.
+        second = max(1, int(settings.vectors_per_second))
         self.limits = StoreLimits(
-            put_records=MAX_PUT_RECORDS,
+            put_records=min(MAX_PUT_RECORDS, second),
             put_bytes=PUT_BYTES,
-            delete_keys=MAX_DELETE_KEYS,
+            delete_keys=min(MAX_DELETE_KEYS, second),
             get_keys=MAX_GET_KEYS,
             top_k=MAX_TOP_K,
             vectors_per_second=settings.vectors_per_second,
