@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, model_validator
 
@@ -16,6 +16,23 @@ class Section(BaseModel):
 
     # Deferred: sections are built once, as parts of the experiment, and not each by itself before
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, defer_build=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_boolean_for_a_number(cls, data: Any) -> Any:
+        """YAML reads yes and on as true, which pydantic takes for 1."""
+        for name, value in data.items() if isinstance(data, dict) else ():
+            field = cls.model_fields.get(name)
+            if isinstance(value, bool) and field is not None and not _takes_boolean(field.annotation):
+                raise ValueError(
+                    f"{name}: {str(value).lower()} is no value for it; YAML reads yes and on as true"
+                )
+        return data
+
+
+def _takes_boolean(annotation: object) -> bool:
+    """Whether a field may be true or false, or holds values that may."""
+    return annotation in (bool, Any, object) or any(map(_takes_boolean, get_args(annotation)))
 
 
 # --- embedding -------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from heapq import nsmallest
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from ragctl import fingerprints, indexes, matching, tenancy
@@ -35,7 +36,8 @@ if TYPE_CHECKING:
     from ragctl.state import State
 
 SAMPLE = 200  # documents whose content is looked at unless told otherwise
-EMBEDDED = 32  # chunks that are embedded again, to see whether the vectors are of this embedder
+# Chunks that are embedded again, to see whether the vectors are of this embedder, where that may cost something
+EMBEDDED = 32
 SAME = 0.99  # cosine similarity at least, of one text embedded twice by one embedder; services round
 UNKNOWN = "documents of the index, each record of none counted as one, are not in the ledger"
 OTHER_LEDGER = (
@@ -59,6 +61,7 @@ class Drift:
     wrong_metadata: list[str] = field(default_factory=list)
     wrong_vector: list[str] = field(default_factory=list)  # keys whose vector is not the embedder's
     failed: list[str] = field(default_factory=list)  # documents that are in the queue of failures
+    embedded: int = 0  # chunks that were embedded again, and their vectors compared
     index: list[str] = field(default_factory=list)  # differences between the index and the experiment
     parts: list[tuple[Experiment, Drift]] = field(default_factory=list)  # where each tenant has an index
 
@@ -66,7 +69,7 @@ class Drift:
         """Take in what is off in one of several indexes."""
         self.parts.append((experiment, part))
         self.index += [f"{experiment.store.index}: {difference}" for difference in part.index]
-        for name in ("documents", "chunks", "looked_at"):
+        for name in ("documents", "chunks", "looked_at", "embedded"):
             setattr(self, name, getattr(self, name) + getattr(part, name))
         for name in ("missing", "orphaned", "stale", "wrong_metadata", "wrong_vector", "failed"):
             getattr(self, name).extend(getattr(part, name))
@@ -88,6 +91,7 @@ class Drift:
             "documents": self.documents,
             "chunks": self.chunks,
             "looked_at": self.looked_at,
+            "embedded": self.embedded,
             "missing": self.missing,
             "orphaned": self.orphaned,
             "stale": self.stale,
@@ -152,8 +156,10 @@ def _verify_index(
         _compare_keys(ledger, store, drift)
         _compare_content(experiment, ledger, store, listing, _chosen(current, sample, seed), drift)
         if not drift.index:
-            few = _chosen(_keys(ledger), EMBEDDED, seed)
-            drift.wrong_vector = _of_another_embedder(store, embedder, few)
+            most = None if sample is None and embedder.cpu_bound else EMBEDDED  # which costs nothing but time
+            some = _chosen(_keys(ledger), most, seed)
+            drift.embedded = len(some)
+            drift.wrong_vector = _of_another_embedder(store, embedder, some)
     return drift
 
 
@@ -376,14 +382,13 @@ def _of_another_embedder(store: VectorStore, embedder: Embedder, keys: list[str]
     """
     import numpy as np
 
-    records = [
+    records = (
         record
         for record in _get(store, keys, vectors=True)
         if short_hash(str(record.metadata.get(TEXT))) == stem_of(record.key)
-    ]
+    )
     wrong = []
-    for first in range(0, len(records), embedder.max_batch):
-        batch = records[first : first + embedder.max_batch]
+    while batch := list(islice(records, embedder.max_batch)):
         again = embedder.embed([str(record.metadata[TEXT]) for record in batch], "document").vectors
         for record, vector in zip(batch, again, strict=True):
             stored = dense(record.vector)

@@ -140,6 +140,15 @@ retrieval: {top_k: 0}
     )
 
 
+@pytest.mark.parametrize("word", ["yes", "on", "true", "off"])
+def test_a_boolean_is_no_number(write: Write, word: str) -> None:
+    """Chunks of one character, where somebody meant something else; what may be true or false still may."""
+    path = write(f"chunking: {{size: {word}}}\nstore: {{kind: local, text_search: {word}}}\n")
+    value = "false" if word == "off" else "true"
+    assert f"\n  chunking: size: {value} is no value for it; YAML reads yes and on as true" in message(path)
+    assert "text_search" not in message(path)
+
+
 def test_broken_yaml_names_line_and_column(write: Write) -> None:
     """A syntax error says where it is."""
     path = write("name: x\nsources: [\n  {kind: local\n")

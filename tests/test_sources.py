@@ -326,6 +326,23 @@ def test_the_members_of_a_zip_are_its_files(archive: Path) -> None:
     assert found.read(file) == b'{"_id": "1"}'
 
 
+def test_members_lie_where_they_are_unpacked_to(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Some archivers write `./a`, some `/a`; what would lie outside is left out, and told."""
+    path = tmp_path / "set.zip"
+    with zipfile.ZipFile(path, "w") as target:
+        for name in ("./a.txt", "./sub/./b.txt", "/c.txt", "d.txt", "../e.txt"):
+            target.writestr(name, f"text of {name}")
+    found = source(path)
+    files = {file.id: found.read(file) for file in found.list()}
+    assert files == {
+        "papers/a.txt": b"text of ./a.txt",
+        "papers/sub/b.txt": b"text of ./sub/./b.txt",
+        "papers/c.txt": b"text of /c.txt",
+        "papers/d.txt": b"text of d.txt",
+    }
+    assert caplog.messages == [f"sources.papers: {path}: a member outside of the archive is left out"]
+
+
 def test_a_zip_replaced_is_read_anew(archive: Path) -> None:
     """Nothing of the old archive is kept."""
     found = source(archive, include=("**/*.jsonl",))

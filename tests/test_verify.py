@@ -64,7 +64,10 @@ def test_what_agrees_is_said_to_agree(config: Path) -> None:
     """Exit 0, and how much was looked at."""
     ended = ragctl("verify", config, "--full", "--json")
     assert (ended.status, ended.json["clean"], ended.json["looked_at"]) == (0, True, 10)
-    assert "source, ledger and index agree" in ragctl("verify", config).out
+    assert ended.json["embedded"] == 10
+    plain = ragctl("verify", config).out
+    assert "source, ledger and index agree" in plain
+    assert "10 documents looked into, 10 vectors compared with the embedder's" in plain
 
 
 def break_missing(config: Path) -> None:
@@ -116,6 +119,17 @@ def test_damage_is_named_and_repaired(config: Path, damage: Any, kind: str) -> N
     assert (repaired.status, repaired.json["clean"]) == (0, True)
     assert contents(config) == before
     assert np.array_equal(dense(record(config, "docs/d3.md").vector), dense(vector))
+
+
+def test_a_full_look_compares_every_vector_that_costs_nothing(
+    config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sample of them would miss the one that is wrong."""
+    monkeypatch.setattr("ragctl.verify.EMBEDDED", 1)
+    break_vector(config)
+    ended = in_process("verify", config, "--full", "--json")
+    assert (ended.status, off(ended), ended.json["embedded"]) == (3, {"wrong_vector"}, 10)
+    assert in_process("verify", config, "--sample", "3", "--json").json["embedded"] == 1
 
 
 def test_changes_of_the_source_are_named_and_taken_in(config: Path) -> None:

@@ -22,7 +22,7 @@ def command(
     verbose: Verbose = False,
     log_json: LogJson = False,
 ) -> None:
-    """List the documents that are not in the index because something failed.
+    """List the documents that failed: they are not in the index, or only as they were before.
 
     \b
     Example:

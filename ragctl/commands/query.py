@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 _Asked = tuple[str, "QueryOptions"]  # a question, and how it is asked
 
 FAULTS_SHOWN = 20  # of lines that cannot be asked
+# Of a line of --questions: what it is asked by, and what else a golden set has
+LINE_KEYS = frozenset({"question", "filter", "tenant", "id", "answer", "aliases", "evidence", "tags"})
 
 
 class Mode(StrEnum):
@@ -270,8 +272,12 @@ def _question(line: str, options: QueryOptions) -> _Asked:
     question, own_filter = record.get("question"), record.get("filter")
     if not isinstance(question, str):
         raise ConfigError('must be JSON with a "question"')
-    if not isinstance(own_filter, dict | None):
-        raise ConfigError("filter: must be a JSON object")
+    if unknown := sorted(record.keys() - LINE_KEYS):
+        raise ConfigError(
+            f"{unknown[0]}: unknown key; known: question, filter, tenant, and those of a golden set"
+        )
+    if not isinstance(own_filter, dict | None) or own_filter == {}:
+        raise ConfigError("filter: must be a JSON object that is not empty")
     filters = [one for one in (options.filter, own_filter) if one]
     both = {"$and": filters} if len(filters) > 1 else next(iter(filters), None)
     return question, replace(options, filter=both, tenant=_tenant(record, options.tenant))

@@ -103,7 +103,8 @@ def _hint(drifts: list[Drift], *, repaired: bool) -> str:
 
 def _show(index: str, drift: Drift) -> None:
     typer.echo(
-        f"{index}: {drift.documents:,} documents in {drift.chunks:,} chunks, {drift.looked_at:,} documents looked into"
+        f"{index}: {drift.documents:,} documents in {drift.chunks:,} chunks, {drift.looked_at:,} documents looked into, "
+        f"{drift.embedded:,} vectors compared with the embedder's"
     )
     for name, items in (
         ("missing from the index", drift.missing),
@@ -111,7 +112,7 @@ def _show(index: str, drift: Drift) -> None:
         ("changed since the last ingest", drift.stale),
         ("with wrong text or metadata", drift.wrong_metadata),
         ("with a vector of another embedder", drift.wrong_vector),
-        ("failed and not in the index", drift.failed),
+        ("failed, and in the index as before or not at all", drift.failed),
         ("settings", drift.index),
     ):
         if items:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import lzma
 import os
 import zipfile
@@ -19,6 +20,8 @@ from ragctl.sources.listing import Listing, Rules, incomplete, too_large
 
 if TYPE_CHECKING:
     from ragctl.records import SourceFile
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -45,8 +48,12 @@ class ZipArchive:
             raise incomplete(self.name, self.path, error) from error
         members = {member.filename: member for member in archive.infolist()}  # of one name the last counts
         for member in members.values():
-            path = nfc(member.filename)
-            if not member.is_dir() and listing.wants(path):
+            path = _path(member.filename)
+            if path is None:
+                logger.warning(
+                    "sources.%s: %s: a member outside of the archive is left out", self.name, self.path
+                )
+            elif not member.is_dir() and listing.wants(path):
                 yield listing.file(
                     path,
                     location=f"{self.path}!{member.filename}",
@@ -74,6 +81,12 @@ class ZipArchive:
         if len(data) > self.max_bytes:
             raise too_large(file, self.max_bytes)
         return data
+
+
+def _path(name: str) -> str | None:
+    """Where a member lies: `./a`, `/a` and `a` are one place, as for whoever unpacks them. None: outside."""
+    segments = [segment for segment in nfc(name).split("/") if segment not in ("", ".")]
+    return None if ".." in segments else "/".join(segments)
 
 
 def _open_archive(path: Path) -> tuple[zipfile.ZipFile, int]:
