@@ -36,9 +36,9 @@ class Limiter:
     it. Each call pays for its vectors after it was let through, so any stretch of time has its limit, the bucket and one
     call at the most.
 
-    Over `WINDOW_S` the limits hold without either, however late some calls arrive; unless the quickest way there and
-    the quickest way back are those of two different calls, which leaves room for some milliseconds. While the service
-    throttles, the bucket is shut. Safe to use from several threads, which are served in the order in which they ask.
+    Over `WINDOW_S` the limits hold without either, however late some calls arrive, as long as fewer are under way than
+    fill a window; unless the quickest way there and the quickest way back are those of two different calls, which leaves
+    room for some milliseconds. While the service throttles, the bucket is shut. Safe to use from several threads, which are served in the order in which they ask.
     """
 
     def __init__(

@@ -55,6 +55,12 @@ def test_putting_twice_is_harmless(caches: tuple[VectorCache, VectorCache]) -> N
     second.close()
 
 
+def test_asking_makes_no_cache(tmp_path: Path) -> None:
+    """A plan asks, and changes nothing."""
+    assert FolderCache(tmp_path / "caches" / "c.sqlite").get(["a"]) == {}
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_damaged_cache_is_a_clear_error(tmp_path: Path) -> None:
     """It names the file, so that it can be deleted."""
     path = tmp_path / "c.sqlite"

@@ -126,6 +126,23 @@ def test_a_bug_shows_its_traceback_and_exits_1(tmp_path: Path) -> None:
     assert "hunter2" not in done.stderr
 
 
+def test_a_full_disk_is_no_bug(tmp_path: Path) -> None:
+    """Wherever it is met: 8, and what to do."""
+    code = (
+        "import errno, sys, ragctl.commands.ingest as ingest, ragctl.cli as cli\n"
+        "def full(*_):\n    raise OSError(errno.ENOSPC, 'No space left on device')\n"
+        "ingest.load_each = full\n"
+        f"sys.argv = ['ragctl', 'ingest', {str(experiment(tmp_path))!r}]\n"
+        "cli.main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 8
+    assert done.stderr == (
+        "ragctl: error: the disk is full: the temporary folder, or where state and reports lie\n"
+        "  hint: free space; TMPDIR names another folder for temporary files\n"
+    )
+
+
 def test_a_reader_that_goes_away_is_no_bug(tmp_path: Path) -> None:
     """`ragctl ... | head` shows no traceback, and does not end with the status of a bug."""
     read, write = os.pipe()

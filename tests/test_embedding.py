@@ -15,9 +15,9 @@ from hypothesis import given
 
 from ragctl import embedding, turns
 from ragctl.adapters.base import EmbedRole
-from ragctl.embedding import EmbedQueue, Wanted
-from ragctl.errors import Throttled
-from ragctl.records import Embedded
+from ragctl.embedding import EmbedQueue, Outcome, Wanted
+from ragctl.errors import ServiceError, Throttled
+from ragctl.records import Embedded, Usage
 from ragctl.under_way import Counts
 
 
@@ -133,3 +133,76 @@ def test_a_call_that_fails_ends_its_turn() -> None:
         raise Throttled("slow down")
     turns.answered()  # of a call that keeps to no limit, such as a question's
     assert ended == ["turn"]
+
+
+def ended(queue: EmbedQueue, batch: list[Wanted], end: Exception | Usage) -> Outcome:
+    """What comes of a batch of which the call ends like this, a second after it left."""
+    future: Future[Any] = Future()
+    if isinstance(end, Exception):
+        future.set_exception(end)
+    else:
+        future.set_result((Embedded(np.ones((len(batch), 2), np.float32), usage=end), 1.0))
+    queue.under_way += 1
+    return queue.take(batch, future)
+
+
+def a_queue() -> tuple[EmbedQueue, Counts]:
+    counts = Counts()
+    return EmbedQueue(TwoSecondEmbedder(Clock()), 1, counts), counts
+
+
+def given_up(queue: EmbedQueue, number: int) -> str:
+    """A text that fails each time, until it is given up: what is said of it."""
+    text = [Wanted(None, number, f"text {number}")]
+    for _ in range(2):
+        assert ended(queue, text, ServiceError("broken")) == Outcome([], [])
+    ((_, said),) = ended(queue, text, ServiceError("broken")).refused
+    return said
+
+
+def test_a_batch_is_tried_three_times_and_then_halved() -> None:
+    """So one text that the endpoint cannot bear costs itself alone."""
+    queue, counts = a_queue()
+    both = [Wanted(None, 0, "north"), Wanted(None, 1, "south")]
+    for again in ([both], [both, both], [both, both, both[:1], both[1:]]):
+        assert ended(queue, both, ServiceError("broken")) == Outcome([], [])
+        assert list(queue._again) == again
+    assert counts.retries == 2
+    assert given_up(queue, 0) == "broken"
+
+
+def test_an_embedder_that_fails_ten_texts_in_a_row_is_down() -> None:
+    """One success between them, and it is the texts."""
+    queue, _ = a_queue()
+    for number in range(9):
+        given_up(queue, number)
+    ended(queue, [Wanted(None, 9, "good")], Usage())
+    for number in range(10, 19):
+        given_up(queue, number)
+    with pytest.raises(ServiceError, match="the embedder failed 10 times in a row: broken"):
+        given_up(queue, 19)
+
+
+def test_an_embedder_that_throttles_for_ten_minutes_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten minutes without one success: each begins them anew."""
+    clock = Clock()
+    monkeypatch.setattr(embedding, "monotonic", clock)
+    queue, counts = a_queue()
+    batch = [Wanted(None, 0, "north")]
+    for _ in range(2):
+        ended(queue, batch, Throttled("slow down"))
+        clock.now += 599
+        ended(queue, batch, Throttled("slow down"))
+        ended(queue, batch, Usage())
+    ended(queue, batch, Throttled("slow down"))
+    clock.now += 601
+    with pytest.raises(Throttled, match="slow down"):
+        ended(queue, batch, Throttled("slow down"))
+    assert counts.throttles == 6
+
+
+def test_tokens_that_the_server_had_cached_count_as_tokens() -> None:
+    """The bill is never too low."""
+    queue, counts = a_queue()
+    ended(queue, [Wanted(None, 0, "north")], Usage(input_tokens=100, cache_read_tokens=900))
+    assert counts.tokens == 1_000

@@ -129,6 +129,7 @@ def test_placeholders_take_their_part_of_the_path(
         ("{}/x", r"\{\} is not a metadata key"),
         ("{a b}/x", "is not a metadata key"),
         ("{a/x", "a brace has no partner"),
+        ("{a}/[z-a]*.md", "is not a valid path pattern: bad character range z-a"),
     ],
 )
 def test_a_pattern_that_cannot_work_is_refused(pattern: str, message: str) -> None:

@@ -325,6 +325,25 @@ def test_a_bucket_is_removed_when_it_is_empty_and_ours(store: S3VectorsStore, cl
     assert client.list_vector_buckets()["vectorBuckets"] == []
 
 
+def test_every_index_of_a_bucket_counts(
+    store: S3VectorsStore, client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also the one on the last page of a listing."""
+    monkeypatch.setattr("tests.servers.s3vectors_paging.LIST_PAGE", 2)
+    store.create(SPEC)
+    for name in ("theirs-1", "theirs-2", "theirs-3"):
+        client.create_index(
+            vectorBucketName="library",
+            indexName=name,
+            dataType="float32",
+            dimension=2,
+            distanceMetric="cosine",
+        )
+    with pytest.raises(Refused, match="vector bucket library holds indexes: theirs-3"):
+        store.can_drop_bucket(["papers", "theirs-1", "theirs-2"])
+    assert store.can_drop_bucket(["papers", "theirs-1", "theirs-2", "theirs-3"]) is True
+
+
 def test_a_bucket_of_somebody_else_stays(store: S3VectorsStore, client: Any) -> None:
     """An empty bucket without our tag is not ours to remove."""
     client.create_vector_bucket(vectorBucketName="library")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import subprocess
 import sys
 import tempfile
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from ragctl.errors import StateError
 from ragctl.scratch import PREFIX, scratch_folder
 
 HOLD = """
@@ -75,6 +77,19 @@ def test_what_a_killed_command_left_is_removed_by_the_next(place: Path) -> None:
         with scratch_folder() as ours:
             assert not folder.exists()
             assert [one.name for one in place.iterdir()] == [ours.parent.name]
+
+
+def test_a_full_disk_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In words, with what to do."""
+
+    def full(**_: object) -> str:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(tempfile, "mkdtemp", full)
+    with pytest.raises(
+        StateError, match="no folder for temporary files can be made: No space left on device"
+    ):
+        scratch_folder().__enter__()
 
 
 def test_what_is_not_ours_stays(place: Path) -> None:
