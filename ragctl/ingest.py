@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -408,13 +407,7 @@ def list_sources(experiment: Experiment) -> Listing:
     tenancy = experiment.tenancy
     listing = Listing(tenancy.key if tenancy else None)
     for section in experiment.sources:
-        try:
-            listing.add(open_source(section, experiment).list(listing.ignored))
-        except sqlite3.IntegrityError as error:
-            raise Refused(
-                f"sources.{section.name}: two files come under one document id",
-                hint="their names differ only in how accents are encoded; rename one",
-            ) from error
+        listing.add(open_source(section, experiment).list(listing.ignored))
     _refuse_ids_of_records(listing)
     if not len(listing):
         log.warning("the sources list no file at all")

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Literal
 
+from ragctl.errors import Refused
 from ragctl.manifest import Ledger
 from ragctl.parsing import RECORD_FORMATS, suffix
 from ragctl.records import SourceFile
@@ -45,6 +46,8 @@ class Planned:
     delete: int
     delete_documents: int
 
+
+_Row = tuple[str, str | bytes, int, str, str, str, str | None]  # of a listing
 
 ROWS = 200  # of a listing that one statement takes: a sixth less time than one by one
 CACHE_KB = 256  # of each temporary database, which is read in its order: more would only stay there
@@ -86,7 +89,7 @@ class Listing:
         self.ignored = Counter[str]()  # files beside them that nothing reads, by ending
 
     def add(self, files: Iterable[SourceFile]) -> None:
-        """Take in the files of a source. Raises sqlite3.IntegrityError when an id is there already."""
+        """Take in the files of a source. Raises Refused when an id is there already."""
         key = self._tenant_key
         rows = (
             (
@@ -101,9 +104,27 @@ class Listing:
             for file in files
         )
         while some := list(islice(rows, ROWS)):
-            places = ", ".join(["(?, ?, ?, ?, ?, ?, ?)"] * len(some))
-            self._db.execute(f"INSERT INTO files VALUES {places}", list(chain.from_iterable(some)))  # noqa: S608
+            try:
+                self._insert(some)
+            except sqlite3.IntegrityError:  # nothing of them is in
+                for row in some:
+                    self._insert_new(row)
         self._db.commit()
+
+    def _insert(self, rows: list[_Row]) -> None:
+        places = ", ".join(["(?, ?, ?, ?, ?, ?, ?)"] * len(rows))
+        self._db.execute(f"INSERT INTO files VALUES {places}", list(chain.from_iterable(rows)))  # noqa: S608
+
+    def _insert_new(self, row: _Row) -> None:
+        """Take in one file. Raises Refused that names both where another has its id."""
+        if row[0] in self:
+            first, second = sorted(map(_shown, (self.file(row[0]).location, os.fsdecode(row[1]))))
+            raise Refused(
+                f"sources.{row[4]}: two files come under one document id, {row[0]}: {first} and {second}",
+                hint="rename one: they differ only in how accents are encoded, in bytes that are no UTF-8, "
+                "or in ./ within a zip",
+            )
+        self._insert([row])
 
     def file(self, file_id: str) -> SourceFile:
         """The listed file `file_id`."""
@@ -179,6 +200,17 @@ class _Part(Listing):
 def _saved(location: str) -> str | bytes:
     """A name that is not UTF-8 is no text to SQLite."""
     return location if location.isascii() else os.fsencode(location)
+
+
+def _shown(location: str) -> str:
+    """A place for people; as a shell takes it where it is not UTF-8."""
+    if location.isascii():
+        return location
+    raw = os.fsencode(location)
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        return f"${repr(raw)[1:]}"
 
 
 def _source_file(row: tuple[str, str | bytes, int, str, str, str]) -> SourceFile:

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import time
+import zipfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -762,6 +763,37 @@ def test_one_document_may_lose_its_text(folder: Path) -> None:
     assert "docs/d3.md" not in documents(folder)
     result = run(folder)
     assert (result.counts.unchanged, result.counts.empty) == (10, 0)
+
+
+def test_two_files_of_one_id_are_both_named(tmp_path: Path) -> None:
+    """A name that is no UTF-8, and one that says its byte in letters: nobody finds them by the id alone."""
+    write_docs(tmp_path, {r"caf\xe9.txt": "A file.\n"})
+    (tmp_path / "docs" / os.fsdecode(b"caf\xe9.txt")).write_text("Another file.\n")
+    experiment(tmp_path)
+    with pytest.raises(Refused) as caught:
+        run(tmp_path)
+    docs = tmp_path / "docs"
+    assert caught.value.message == (
+        rf"sources.docs: two files come under one document id, docs/caf\xe9.txt: $'{docs}/caf\xe9.txt' "
+        rf"and {docs}/caf\xe9.txt"
+    )
+    assert caught.value.hint == (
+        "rename one: they differ only in how accents are encoded, in bytes that are no UTF-8, or in ./ within a zip"
+    )
+
+
+def test_two_members_of_one_path_are_both_named(tmp_path: Path) -> None:
+    """What would be unpacked to one place comes under one id."""
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as target:
+        for name in ("a.txt", "./a.txt"):
+            target.writestr(name, "Some words.\n")
+    experiment(tmp_path, sources=[{"kind": "local", "name": "docs", "path": "set.zip"}])
+    with pytest.raises(Refused) as caught:
+        run(tmp_path)
+    archive = tmp_path / "set.zip"
+    assert caught.value.message == (
+        f"sources.docs: two files come under one document id, docs/a.txt: {archive}!./a.txt and {archive}!a.txt"
+    )
 
 
 def test_a_file_that_is_named_like_a_record_is_refused(tmp_path: Path) -> None:
