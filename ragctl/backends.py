@@ -48,6 +48,27 @@ def _fit_for_a_header(key: SecretStr) -> SecretStr:
 ApiKey = Annotated[SecretStr, AfterValidator(_fit_for_a_header)]
 
 
+def _to_be_called(address: str) -> str:
+    """The address, if it is one that can be called and shown: http or https, a host, no password or query in it."""
+    from urllib3.exceptions import LocationParseError  # which takes time that only these kinds need
+    from urllib3.util import parse_url
+
+    try:
+        url = parse_url(address)
+    except LocationParseError:
+        raise ValueError("not an address") from None
+    if url.auth:
+        raise ValueError("holds a user or password; a key goes into api_key")
+    if url.query or url.fragment:  # not shown: a key may stand there
+        raise ValueError('goes on behind a "?" or "#"; end it before; a key goes into api_key')
+    if url.scheme not in ("http", "https") or not url.host:
+        raise ValueError(f"{address} is not an address such as http://127.0.0.1:8080/v1")
+    return address
+
+
+BaseUrl = Annotated[str, AfterValidator(_to_be_called)]
+
+
 class HashingEmbedding(Section):
     """Signed hashing of stemmed words: deterministic, nothing to download."""
 
@@ -72,7 +93,7 @@ class OpenAIEmbedding(Section):
     """Any server that speaks OpenAI's embeddings API: vLLM, TEI, Ollama."""
 
     kind: Literal["openai"]
-    base_url: str = Field(description="For example http://127.0.0.1:8080/v1")
+    base_url: BaseUrl = Field(description="For example http://127.0.0.1:8080/v1")
     model: str
     api_key: ApiKey | None = None
     dimension: int | None = Field(
@@ -233,7 +254,7 @@ class OpenAIGeneration(GenerationSection):
     """Any server that speaks OpenAI's chat API."""
 
     kind: Literal["openai"]
-    base_url: str
+    base_url: BaseUrl
     model: str
     api_key: ApiKey | None = None
     timeout_s: float = Field(120, gt=0)

@@ -289,7 +289,8 @@ def test_secrets_are_masked(write: Write) -> None:
     path = write(
         MINIMAL
         + "parsing: {pdf_passwords: [hunter2]}\n"
-        + "embedding: {kind: openai, base_url: 'http://me:s3cret@127.0.0.1/v1', model: m, api_key: sk-123}\n"
+        + "embedding: {kind: openai, base_url: 'http://127.0.0.1/v1', model: m, api_key: sk-123}\n"
+        + "tracking: {uri: 'http://me:s3cret@127.0.0.1/v1'}\n"
     )
     shown = str(masked(load(path)))
     assert "hunter2" not in shown
@@ -313,8 +314,33 @@ def test_secrets_are_masked(write: Write) -> None:
 )
 def test_a_url_is_shown_without_what_may_be_secret(write: Write, address: str, shown: str) -> None:
     """A key or token often stands in the query; the names there are shown, the values are not."""
-    path = write(MINIMAL + f"embedding: {{kind: openai, model: m, base_url: '{address}'}}\n")
-    assert masked(load(path))["embedding"]["base_url"] == shown
+    path = write(f"name: x\nsources: [{{kind: local, name: d, path: p, metadata: {{from: '{address}'}}}}]\n")
+    assert masked(load(path))["sources"][0]["metadata"]["from"] == shown
+
+
+@pytest.mark.parametrize("section", ["embedding", "generation"])
+@pytest.mark.parametrize(
+    ("address", "fault"),
+    [
+        ("foo", "foo is not an address such as http://127.0.0.1:8080/v1"),
+        ("localhost:8080/v1", "localhost:8080/v1 is not an address such as http://127.0.0.1:8080/v1"),
+        ("ftp://host/v1", "ftp://host/v1 is not an address such as http://127.0.0.1:8080/v1"),
+        ("http://", "http:// is not an address such as http://127.0.0.1:8080/v1"),
+        ("http://user:sesame@host/v1", "holds a user or password; a key goes into api_key"),
+        (
+            "http://host/v1?key=sesame",
+            'goes on behind a "?" or "#"; end it before; a key goes into api_key',
+        ),
+        ("http://[::1/v1", "not an address"),
+    ],
+)
+def test_a_wrong_address_is_found_as_the_file_is_read(
+    write: Write, section: str, address: str, fault: str
+) -> None:
+    """Before an ingest has begun; a password in it is not repeated."""
+    said = message(write(MINIMAL + f"{section}: {{kind: openai, model: m, base_url: '{address}'}}\n"))
+    assert said.endswith(f"\n  {section}.base_url: {fault}")
+    assert "sesame" not in said
 
 
 def test_a_tracking_server_has_no_query(write: Write) -> None:

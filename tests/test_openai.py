@@ -369,25 +369,6 @@ def test_the_experiment_decides(start: Start, tmp_path: Path) -> None:
     assert server.requests[1]["max_tokens"] == 9
 
 
-@pytest.mark.parametrize(
-    ("url", "fault"),
-    [
-        ("localhost:8080/v1", "is not an address such as http://127.0.0.1:8080/v1"),
-        ("ftp://host/v1", "is not an address such as"),
-        ("http://", "is not an address such as"),
-        ("http://user:sesame@host/v1", "embedding.base_url: holds a user or password"),
-        ("http://host/v1?key=sesame", 'embedding.base_url: goes on behind a "?" or "#"'),
-        ("http://[::1/v1", "embedding.base_url: not an address"),
-    ],
-)
-def test_a_wrong_address_is_a_configuration_error(tmp_path: Path, url: str, fault: str) -> None:
-    """It is found before anything is called, and a password in it is not repeated."""
-    with pytest.raises(errors.ConfigError) as caught:
-        OpenAIEmbedder.from_config(experiment(tmp_path, url))
-    assert fault in caught.value.message
-    assert "sesame" not in caught.value.message
-
-
 def test_the_test_server_runs_as_a_process_of_its_own() -> None:
     """Benchmarks and tests of whole commands start it with `python -m` and read its report."""
     with ServerProcess("tests.servers.openai_server", "--port", "0", "--dimension", "8") as process:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 import urllib3
 from urllib3 import exceptions as http
-from urllib3.util import Retry, Timeout, parse_url
+from urllib3.util import Retry, Timeout
 
 from ragctl import __version__, repeats, turns
 from ragctl.adapters.embeddings import as_vectors, read_json
@@ -33,7 +33,6 @@ from ragctl.adapters.payloads import (
 from ragctl.adapters.reasoning import Reply, opens_itself
 from ragctl.backends import OpenAIEmbedding, OpenAIGeneration
 from ragctl.errors import (
-    ConfigError,
     CredentialsError,
     InputRefused,
     NotFound,
@@ -106,7 +105,7 @@ class OpenAIEmbedder:
 
     @classmethod
     def from_config(cls, experiment: Experiment) -> Self:
-        """The embedder of a config. ConfigError when base_url is no address; nothing is called."""
+        """The embedder of a config; nothing is called."""
         section = experiment.embedding
         assert isinstance(section, OpenAIEmbedding)
         return cls(
@@ -155,7 +154,7 @@ class OpenAIGenerator:
 
     @classmethod
     def from_config(cls, experiment: Experiment) -> Self:
-        """The generator of a config. ConfigError when base_url is no address; nothing is called."""
+        """The generator of a config; nothing is called."""
         section = experiment.generation
         assert isinstance(section, OpenAIGeneration)
         connections = experiment.evaluation.concurrency if experiment.evaluation else 1
@@ -224,8 +223,8 @@ class Server:
     def __init__(
         self, pool: urllib3.PoolManager, base_url: str, *, section: str, api_key: str | None = None
     ) -> None:
-        """`section` of the config is named in hints. ConfigError when `base_url` is not an http address."""
-        self.where = _checked(base_url, section).rstrip("/")
+        """`section` of the config is named in hints."""
+        self.where = base_url.rstrip("/")
         self._pool, self._section = pool, section
         key = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._headers = {"Content-Type": "application/json", "User-Agent": f"ragctl/{__version__}", **key}
@@ -355,23 +354,3 @@ def _server(section: str, settings: OpenAIEmbedding | OpenAIGeneration, *, conne
     pool = urllib3.PoolManager(maxsize=connections, retries=RETRIES, timeout=timeout)
     key = settings.api_key.get_secret_value() if settings.api_key else None
     return Server(pool, settings.base_url, section=section, api_key=key)
-
-
-def _checked(base_url: str, section: str) -> str:
-    """The address, if it is one that can be called and shown: http or https, a host, no password or query in it."""
-    try:
-        url = parse_url(base_url)
-    except http.LocationParseError as error:
-        raise ConfigError(f"{section}.base_url: not an address") from error
-    if url.auth:
-        raise ConfigError(f"{section}.base_url: holds a user or password", hint=f"use {section}.api_key")
-    if url.query or url.fragment:  # not shown: a key may stand there
-        raise ConfigError(
-            f'{section}.base_url: goes on behind a "?" or "#"',
-            hint=f"end it before; a key goes into {section}.api_key",
-        )
-    if url.scheme not in ("http", "https") or not url.host:
-        raise ConfigError(
-            f"{section}.base_url: {base_url} is not an address such as http://127.0.0.1:8080/v1"
-        )
-    return base_url
