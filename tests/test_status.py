@@ -346,6 +346,13 @@ def test_what_cannot_be_looked_at_hides_nothing_else(tmp_path: Path) -> None:
     assert "not everything could be looked at" in status.err
 
 
+def test_an_account_that_cannot_be_looked_at_is_not_called_empty(tmp_path: Path) -> None:
+    """Who reads stdout alone must not take it for one without costs."""
+    nowhere = {**environment("http://127.0.0.1:9", "http://127.0.0.1:9"), "AWS_MAX_ATTEMPTS": "1"}
+    status = ragctl("status", cwd=tmp_path, env=nowhere)
+    assert (status.status, status.out) == (8, "nothing was found, and not everything could be looked at\n")
+
+
 @pytest.mark.parametrize(
     ("file", "content", "remedy"),
     [

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from ragctl.status import Endpoint, Index, Status
 
 ENDS = {"died": "ended without a word", "unknown": "running, or ended without a word"}
+NOTHING_SEEN = "nothing was found, and not everything could be looked at"
 WITHOUT_CONFIG = (
     "prices are kept in an experiment's state location: ragctl status CONFIG shows what its models cost"
 )
@@ -94,7 +95,7 @@ def _show(status: Status) -> None:
         how = ENDS.get(run.status, run.status)
         typer.echo(f"{run.started} {run.command}: {how}{seconds}{verdict}  {shown(run.path)}")
     if not (status.endpoints or status.others or status.indexes or status.buckets or status.runs):
-        typer.echo("nothing")
+        typer.echo(NOTHING_SEEN if status.faults else "nothing")
 
 
 def _endpoint(endpoint: Endpoint) -> str:
