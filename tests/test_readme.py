@@ -81,6 +81,7 @@ def test_the_yaml_on_the_page_is_a_valid_experiment(checkout: Path) -> None:
         block for block in re.findall(r"```yaml\n(.*?)```", README, re.DOTALL) if "sources:" in block
     ]
     assert yaml.safe_load(example)["name"]
+    assert "excerpt of configs/samples.yaml" in example  # whose scores are shown below it
     path = checkout / "experiment.yaml"
     path.write_text(example, encoding="utf-8")
     check(load(path), path)
