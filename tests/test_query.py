@@ -103,6 +103,12 @@ def test_many_questions_give_a_json_line_each(config: Path, tmp_path: Path) -> N
     assert "57 turbines" in answers[1]["answer"]
 
 
+def test_many_questions_are_said_to_give_a_json_line_each() -> None:
+    """--json says "one JSON document", which is so for one question alone."""
+    shown = " ".join(ragctl("query", "--help").out.split())
+    assert "Prints one JSON document a line." in shown
+
+
 def test_a_filter_holds_beside_that_of_a_question(config: Path, tmp_path: Path) -> None:
     """Neither replaces the other."""
     asked = tmp_path / "questions.jsonl"

@@ -69,7 +69,7 @@ def command(
         typer.Option(
             "--questions",
             metavar="FILE",
-            help="One question a line, or JSONL: question, filter, tenant.",
+            help="One question a line, or JSONL: question, filter, tenant. Prints one JSON document a line.",
             show_default=False,
         ),
     ] = None,
