@@ -183,6 +183,19 @@ class Ledger:
             ).fetchall()
         return [Failure(*row) for row in rows]
 
+    def holds(self, failure: Failure) -> bool:
+        """Whether an old version of what failed is in the index; where that is a file of records, any of them.
+
+        A line that is no record says no id, so that nobody knows which document it was.
+        """
+        column = "file" if failure.document == failure.file else "id"
+        with self._errors():
+            row = self._db.execute(
+                f"SELECT 1 FROM documents WHERE {column} = ? AND chunks > 0 LIMIT 1",  # noqa: S608  constant
+                (failure.document,),
+            ).fetchone()
+        return row is not None
+
     def sample_keys(self, limit: int) -> list[str]:
         """Keys of up to `limit` documents spread over the ledger, one of each; others each time."""
         with self._errors():

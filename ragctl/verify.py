@@ -61,6 +61,7 @@ class Drift:
     wrong_metadata: list[str] = field(default_factory=list)
     wrong_vector: list[str] = field(default_factory=list)  # keys whose vector is not the embedder's
     failed: list[str] = field(default_factory=list)  # documents that are in the queue of failures
+    failed_in_index: list[str] = field(default_factory=list)  # those of them whose old version still answers
     embedded: int = 0  # chunks that were embedded again, and their vectors compared
     index: list[str] = field(default_factory=list)  # differences between the index and the experiment
     parts: list[tuple[Experiment, Drift]] = field(default_factory=list)  # where each tenant has an index
@@ -71,7 +72,15 @@ class Drift:
         self.index += [f"{experiment.store.index}: {difference}" for difference in part.index]
         for name in ("documents", "chunks", "looked_at", "embedded"):
             setattr(self, name, getattr(self, name) + getattr(part, name))
-        for name in ("missing", "orphaned", "stale", "wrong_metadata", "wrong_vector", "failed"):
+        for name in (
+            "missing",
+            "orphaned",
+            "stale",
+            "wrong_metadata",
+            "wrong_vector",
+            "failed",
+            "failed_in_index",
+        ):
             getattr(self, name).extend(getattr(part, name))
 
     @property
@@ -98,6 +107,7 @@ class Drift:
             "wrong_metadata": self.wrong_metadata,
             "wrong_vector": self.wrong_vector,
             "failed": self.failed,
+            "failed_in_index": self.failed_in_index,
             "index": self.index,
         }
 
@@ -144,7 +154,9 @@ def _verify_index(
     with closing(open_store(experiment)) as store, reading_ledger(state, index) as ledger:
         refuse_shared(experiment, ledger, state)
         drift.documents, drift.chunks = ledger.counts()
-        drift.failed = [failure.document for failure in ledger.failures()]
+        failures = ledger.failures()
+        drift.failed = [failure.document for failure in failures]
+        drift.failed_in_index = [failure.document for failure in failures if ledger.holds(failure)]
         info = store.describe() if may_lack or drift.chunks else indexes.require(store, index)
         current = _compare_files(experiment, ledger, listing, drift)
         if info is None:

@@ -372,7 +372,37 @@ def test_a_record_that_cannot_be_read_is_not_taken_for_gone(config: Path) -> Non
     rows.write_text('{"id": "a", "text": "Crane A."}\n{"id":: "b", "text": "Crane B."}\n')
     assert in_process("ingest", config).status == 3
     assert off(in_process("verify", config, "--full", "--json")) == {"failed"}
+    shown = in_process("verify", config).out  # nobody knows which record the line was
+    assert "  failed, and no version is known to be in the index: 1: docs/rows.jsonl line 2\n" in shown
     assert record(config, "docs/rows.jsonl#b").metadata["text"] == "Crane B."
+
+
+def test_failed_documents_whose_old_version_answers_are_told_apart(config: Path) -> None:
+    """Of a document, and of a file of records; what never got in is not in the index. `failures` says it, too."""
+    docs = config.parent / "docs"
+    (docs / "rows.jsonl").write_text('{"id": "a", "text": "Crane A."}\n')
+    assert in_process("ingest", config).status == 0
+    for name in ("rows.jsonl", "d3.md", "new.pdf"):
+        (docs / name).write_bytes(b"no PDF\x00\xff\xfe" * 9)
+    assert in_process("ingest", config).status == 3
+    ended = in_process("verify", config, "--json")
+    assert ended.json["failed"] == ["docs/d3.md", "docs/new.pdf", "docs/rows.jsonl"]
+    assert ended.json["failed_in_index"] == ["docs/d3.md", "docs/rows.jsonl"]
+    shown = in_process("verify", config).out
+    assert "  failed, and their old versions answer: 2: docs/d3.md, docs/rows.jsonl\n" in shown
+    assert "  failed, and no version is known to be in the index: 1: docs/new.pdf\n" in shown
+    listed = in_process("failures", config, "--json").json["failures"]
+    assert [(failure["document"], failure["in_index"]) for failure in listed] == [
+        ("docs/d3.md", True),
+        ("docs/new.pdf", False),
+        ("docs/rows.jsonl", True),
+    ]
+    damaged = "is not text: it looks like binary data"
+    assert in_process("failures", config).out.splitlines() == [
+        f"docs/d3.md (parse, 1 times; an old version is in the index): {damaged}",
+        "docs/new.pdf (parse, 1 times): cannot be read as PDF: it is damaged",
+        f"docs/rows.jsonl (parse, 1 times; an old version is in the index): {damaged}",
+    ]
 
 
 def test_a_faulty_file_that_was_edited_since_is_stale(faulty: Path) -> None:

@@ -33,8 +33,9 @@ def command(
     failures, unfilled = _failures(experiment)
 
     def show() -> None:
-        for failure in failures:
-            line = f"{failure.document} ({failure.stage}, {failure.attempts} times): {failure.error}"
+        for failure, in_index in failures:
+            kept = "; an old version is in the index" if in_index else ""
+            line = f"{failure.document} ({failure.stage}, {failure.attempts} times{kept}): {failure.error}"
             typer.echo(printable(line))
         if not failures:
             typer.echo("no failures are known" if unfilled else "no failures")
@@ -42,15 +43,17 @@ def command(
     output.result(
         {
             "schema": "ragctl.failures/1",
-            "failures": [asdict(failure) for failure in failures],
+            "failures": [{**asdict(failure), "in_index": in_index} for failure, in_index in failures],
             "without_ledger": unfilled,
         },
         show,
     )
 
 
-def _failures(experiment: Experiment) -> tuple[list[Failure], list[str]]:
-    """Those that the ledgers keep, and the files that no tenant's index takes; and the indexes without a ledger."""
+def _failures(experiment: Experiment) -> tuple[list[tuple[Failure, bool]], list[str]]:
+    """Those that the ledgers keep, and the files that no tenant's index takes, each with whether an old version is in
+    the index; and the indexes without a ledger.
+    """
     from ragctl import tenancy
     from ragctl.indexes import named
     from ragctl.ingest import list_sources, reading_ledger
@@ -59,14 +62,14 @@ def _failures(experiment: Experiment) -> tuple[list[Failure], list[str]]:
     from ragctl.tenants import strays
 
     state = open_state(experiment)
-    found: list[Failure] = []
+    found: list[tuple[Failure, bool]] = []
     unfilled: list[str] = []
     for each in named(experiment):
         for one in tenancy.per_index(each, state):
             with reading_ledger(state, one.store.index) as ledger:
-                found += ledger.failures()
+                found += [(failure, ledger.holds(failure)) for failure in ledger.failures()]
                 if not warn_unless_filled(ledger, one.store.index):
                     unfilled.append(one.store.index)
     if tenancy.has_index_each(experiment):
-        found += strays(experiment, list_sources(experiment))
+        found += [(failure, False) for failure in strays(experiment, list_sources(experiment))]
     return found, unfilled

@@ -106,13 +106,16 @@ def _show(index: str, drift: Drift) -> None:
         f"{index}: {drift.documents:,} documents in {drift.chunks:,} chunks, {drift.looked_at:,} documents looked into, "
         f"{drift.embedded:,} vectors compared with the embedder's"
     )
+    kept = frozenset(drift.failed_in_index)
+    absent = [document for document in drift.failed if document not in kept]
     for name, items in (
         ("missing from the index", drift.missing),
         ("orphaned in the index", drift.orphaned),
         ("changed since the last ingest", drift.stale),
         ("with wrong text or metadata", drift.wrong_metadata),
         ("with a vector of another embedder", drift.wrong_vector),
-        ("failed, and in the index as before or not at all", drift.failed),
+        ("failed, and their old versions answer", drift.failed_in_index),
+        ("failed, and no version is known to be in the index", absent),
         ("settings", drift.index),
     ):
         if items:
