@@ -5,8 +5,9 @@ from __future__ import annotations
 import fcntl
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -14,6 +15,7 @@ from ragctl.errors import StateError
 
 PREFIX: Final = "ragctl-scratch-"
 _LOCK: Final = "lock"
+UNLOCKED_S: Final = 86_400.0  # after so long a folder that has no lock is not being made any more
 
 
 @contextmanager
@@ -49,9 +51,17 @@ def _remove_left() -> None:
     except OSError:  # told by whoever makes one
         return
     for folder in place.glob(f"{PREFIX}*"):
-        try:
-            with (folder / _LOCK).open() as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(folder, ignore_errors=True)
-        except OSError:  # in use, another user's, or just removed by another process
-            continue
+        with suppress(OSError):  # in use, another user's, or just removed by another process
+            _remove_if_left(folder)
+
+
+def _remove_if_left(folder: Path) -> None:
+    try:
+        lock = (folder / _LOCK).open()
+    except FileNotFoundError:  # it is just being made, or whoever made it was killed before it was locked
+        if time.time() - folder.stat().st_mtime > UNLOCKED_S:
+            shutil.rmtree(folder, ignore_errors=True)
+        return
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(folder, ignore_errors=True)

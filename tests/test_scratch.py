@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -90,6 +92,19 @@ def test_a_full_disk_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
         StateError, match="no folder for temporary files can be made: No space left on device"
     ):
         scratch_folder().__enter__()
+
+
+def test_what_was_killed_before_it_had_a_lock_is_removed_after_a_day(place: Path) -> None:
+    """Nobody takes so long to make one."""
+    left, new = place / f"{PREFIX}left", place / f"{PREFIX}new"
+    for folder, hours in ((left, 25), (new, 23)):
+        folder.mkdir()
+        (folder / "new-lock").touch()
+        at = time.time() - hours * 3_600
+        os.utime(folder, (at, at))
+    with scratch_folder():
+        assert not left.exists()
+        assert new.exists()
 
 
 def test_what_is_not_ours_stays(place: Path) -> None:
