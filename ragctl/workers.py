@@ -11,11 +11,13 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
-from multiprocessing import forkserver, resource_tracker
+from multiprocessing import forkserver, resource_tracker, util
 from typing import TYPE_CHECKING, Any
 
-from ragctl.errors import ServiceError
+from ragctl.errors import ServiceError, StateError
+from ragctl.scratch import scratch_folder
 from ragctl.worker import Failed, Finished, Item, Same, Task, serve, with_vectors
 
 if TYPE_CHECKING:
@@ -28,6 +30,11 @@ if TYPE_CHECKING:
 HAND_FILES = 32  # files that a worker gets at once, so that small ones do not each cost a round trip
 HAND_BYTES = 1_000_000  # and so many bytes, so that large ones are spread over the workers
 IDLE_DEATHS = 3  # in a row, of workers that had begun with no file: that is no accident
+
+LONGEST_FOLDER = 103 - len(
+    "/listener-12345678"
+)  # of the sockets, in bytes, as macOS allows; Linux has 107 for a path
+_PLACING = threading.Lock()
 
 
 @dataclass(slots=True)
@@ -201,14 +208,35 @@ def prepare(experiment: Experiment) -> None:
 
 def _start_server(experiment: Experiment) -> None:
     _shield()
-    _context(experiment)
-    forkserver.ensure_running()
+    with suppress(StateError):  # told by the first worker that is started
+        _context(experiment)
+        forkserver.ensure_running()
 
 
 def _context(experiment: Experiment) -> ForkServerContext:
+    _place_sockets()
     context = multiprocessing.get_context("forkserver")  # fork is not safe beside threads
     context.set_forkserver_preload(list(_preloaded(experiment)))
     return context
+
+
+def _place_sockets() -> None:
+    """Give multiprocessing a scratch folder for its socket, once per process: what it makes itself stays after a kill.
+
+    Not where the path would be too long for a socket; its own is shorter by some bytes.
+    """
+    with _PLACING:
+        config = multiprocessing.current_process()._config  # type: ignore[attr-defined]  # noqa: SLF001  no other way
+        if config.get("tempdir") is None:
+            stack = ExitStack()
+            folder = stack.enter_context(scratch_folder())
+            if len(os.fsencode(folder)) > LONGEST_FOLDER:
+                stack.close()
+                return
+            config["tempdir"] = str(folder)
+            util.Finalize(
+                None, stack.close, exitpriority=-100
+            )  # last; and not in a process that was forked from this
 
 
 def _preloaded(experiment: Experiment) -> Iterator[str]:

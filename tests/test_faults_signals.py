@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,13 @@ from tests.processes import STUCK, HeldPlace, Run, held_place, until
 
 NUMBERS = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
 SIGNALS = pytest.mark.parametrize("number", NUMBERS, ids=["SIGTERM", "SIGINT", "SIGHUP"])
+
+
+@pytest.fixture
+def short_folder() -> Iterator[Path]:
+    """A folder whose path is short enough for sockets, which that of a test is not."""
+    with tempfile.TemporaryDirectory(prefix="t") as folder:
+        yield Path(folder)
 
 
 @pytest.fixture
@@ -117,6 +125,38 @@ def test_no_worker_outlives_a_run_that_is_killed(place: HeldPlace) -> None:
         assert run.end().status == -signal.SIGKILL
         until(lambda: not run.members(), "the workers to end")
     assert_converges(place)
+
+
+def test_sockets_of_a_run_that_is_killed_are_removed_by_the_next(
+    place: HeldPlace, short_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder for temporary files holds nothing of either, nor of multiprocessing's; paths of sockets stay short."""
+    monkeypatch.setenv("TMPDIR", str(short_folder))
+    with start_stuck(place) as run:
+        (socket,) = (path for path in short_folder.rglob("*") if path.is_socket())
+        assert len(str(socket.relative_to(short_folder))) < 103 - 49  # so long is the folder that macOS has
+        run.send(signal.SIGKILL)
+        assert run.end().status == -signal.SIGKILL
+        until(lambda: not run.members(), "the workers to end")
+    assert socket.exists()
+    place.models.gate.set()
+    with place.start() as again:
+        assert again.end().status == 0
+    assert list(short_folder.iterdir()) == []
+
+
+def test_workers_start_where_the_folder_for_temporary_files_has_a_long_path(
+    short_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Too long for a socket in a scratch folder, and not for one where multiprocessing makes it."""
+    long = short_folder / ("x" * (70 - len(str(short_folder)) - 1))
+    long.mkdir()
+    monkeypatch.setenv("TMPDIR", str(long))
+    write_docs(tmp_path, {"a.md": "One."})
+    with Run(tmp_path, "ingest", experiment(tmp_path, ingest={"workers": 1})) as run:
+        ended = run.end()
+    assert ended.status == 0, ended.err
+    assert list(long.iterdir()) == []
 
 
 def interrupted_at(monkeypatch: pytest.MonkeyPatch, function: str, folder: Path, *options: str) -> Ended:
