@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
 from moto.server import ThreadedMotoServer
 
+from ragctl.adapters.local import LocalStore
 from ragctl.errors import LeaseLost, StateError
+from ragctl.ingest import IngestOptions, Progress, ingest, reading_ledger
 from ragctl.lease import Lease, acquire
 from ragctl.loading import load
-from ragctl.manifest import DocumentRow
+from ragctl.manifest import DocumentRow, Ledger
+from ragctl.records import VectorRecord
 from ragctl.remote_ledger import RemoteLedger
 from ragctl.state import LocalState, State, open_state
-from tests.cli import in_process
+from ragctl.under_way import Counts
+from tests.cli import experiment, in_process, write_docs
 from tests.processes import HeldPlace, held_place
 from tests.servers.clients import REGION, connect
 
@@ -147,6 +152,88 @@ def _read(state: State, name: str) -> bytes:
     found = state.read(name)
     assert found is not None
     return found.data
+
+
+# --- what is published before the store is changed ----------------------------------------------------------
+
+
+class Bucket:
+    """A state that is no local folder, so that a run works on a copy of the ledger and publishes it."""
+
+    def __init__(self, folder: Path) -> None:
+        self._files = LocalState(folder)
+        self.place = self._files.place
+        self.read, self.write, self.overwrite = self._files.read, self._files.write, self._files.overwrite
+        self.delete, self.names = self._files.delete, self._files.names
+
+
+class Watched:
+    """Runs over a folder; at each put and delete: what a run that took over just then would find published."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._folder = folder
+        self._bucket = Bucket(folder / "bucket")
+        self.created_at_put: list[str | None] = []
+        self.deleted: list[str] = []
+        self.claimed: list[str] = []  # of the deleted keys, those that a published document had
+        put, delete = LocalStore.put, LocalStore.delete
+
+        def watched_put(store: LocalStore, records: Sequence[VectorRecord], *, fresh: bool = False) -> None:
+            with self._published() as ledger:
+                self.created_at_put.append(ledger.meta("created"))
+            put(store, records, fresh=fresh)
+
+        def watched_delete(store: LocalStore, keys: Sequence[str]) -> None:
+            with self._published() as ledger:
+                claimed = {key for row in ledger.documents() for key in row.keys}
+            self.deleted += keys
+            self.claimed += claimed.intersection(keys)
+            delete(store, keys)
+
+        monkeypatch.setattr(LocalStore, "put", watched_put)
+        monkeypatch.setattr(LocalStore, "delete", watched_delete)
+
+    @contextmanager
+    def _published(self) -> Iterator[Ledger]:
+        with reading_ledger(self._bucket, "test") as ledger:
+            yield ledger
+
+    def ingest(self) -> Counts:
+        loaded = load(experiment(self._folder, ingest={"workers": 1, "max_delete": 0.5}))
+        return ingest(loaded, self._bucket, IngestOptions(), Progress()).counts
+
+
+@pytest.fixture
+def watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Watched:
+    """Three documents that are in the index."""
+    write_docs(tmp_path, {f"{name}.md": f"Of the {name}." for name in ("apple", "pear", "plum")})
+    watched = Watched(tmp_path, monkeypatch)
+    assert watched.ingest().added == 3
+    return watched
+
+
+def test_a_new_ledger_is_published_before_the_first_put(watched: Watched) -> None:
+    """It says what index it is of; else what a run that dies leaves there would be taken for that of a lost ledger."""
+    assert watched.created_at_put
+    assert all(watched.created_at_put)
+
+
+def test_keys_of_a_document_that_changed_go_when_no_published_one_has_them(
+    watched: Watched, tmp_path: Path
+) -> None:
+    """A run that took over the old ledger would think that they are there."""
+    write_docs(tmp_path, {"pear.md": "Of another pear."})
+    assert watched.ingest().changed == 1
+    assert (len(watched.deleted), watched.claimed) == (1, [])
+
+
+def test_keys_of_a_document_that_is_gone_go_when_no_published_one_has_them(
+    watched: Watched, tmp_path: Path
+) -> None:
+    """The ledger is published for it, however short ago it was published last."""
+    (tmp_path / "docs" / "pear.md").unlink()
+    assert watched.ingest().deleted == 1
+    assert (len(watched.deleted), watched.claimed) == (1, [])
 
 
 # --- a whole run -----------------------------------------------------------------------------------------
