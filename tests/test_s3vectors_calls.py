@@ -12,7 +12,7 @@ from ragctl.adapters.s3vectors import S3VectorsStore
 from ragctl.adapters.s3vectors_calls import BROKEN_ATTEMPTS, BULK_S, LONGEST_WAIT_S
 from ragctl.backends import S3VectorsStore as Settings
 from ragctl.errors import LeaseLost, ServiceError, Throttled
-from ragctl.limiter import BURST_S
+from ragctl.limiter import BURST_S, Turn
 from ragctl.records import VectorRecord
 from tests.faketime import FakeTime
 from tests.s3vectors_stores import SPEC, OpenStore, fan, opening, put_all, record, serving
@@ -118,6 +118,42 @@ def test_a_throttle_between_broken_connections_shows_that_the_service_is_there(
     store.put(fan(10))
     assert len(server.faults.injected) == 2 * BROKEN_ATTEMPTS - 1
     assert len(list(store.keys())) == 10
+
+
+def test_a_write_ends_its_turn_however_it_ends(store: S3VectorsStore, server: S3VectorsServer) -> None:
+    """Refused, without an answer, broken in the middle, or not even sent: a turn that never ended would hold up others."""
+    limiter = store._calls._limiter
+    answered, ends = limiter.answered, list[bool]()
+
+    def note(turn: Turn, *, failed: bool = False) -> None:
+        ends.append(failed)
+        answered(turn, failed=failed)
+
+    def refuse() -> None:
+        raise LeaseLost("taken over")
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(limiter, "answered", note)
+        server.faults.add(
+            Fault("error", "PutVectors", **SLOW_DOWN),  # type: ignore[arg-type]  # as above
+            Fault("lost", "PutVectors"),
+            Fault("reset", "DeleteVectors"),
+            Fault("error", "DeleteVectors", status=400, code="ValidationException"),
+        )
+        store.put(fan(3))
+        with pytest.raises(ServiceError):
+            store.delete(["k00000"])
+        store.before_writes(refuse)
+        with pytest.raises(LeaseLost):
+            store.put(fan(3))
+        store.before_writes(interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            store.put(fan(3))
+    assert ends == [True, True, False, True, True, True, True]
+    assert limiter._under_way == 0
 
 
 @pytest.mark.parametrize("write", ["put", "delete"])

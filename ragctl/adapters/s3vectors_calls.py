@@ -19,7 +19,7 @@ from botocore import xform_name
 from ragctl import repeats
 from ragctl.adapters.aws import CONNECTION_ERRORS, THROTTLE_CODES, aws_errors, error_code
 from ragctl.errors import NotFound, ServiceError
-from ragctl.limiter import Limiter
+from ragctl.limiter import Limiter, Turn
 
 log = logging.getLogger("ragctl.s3vectors")
 
@@ -76,7 +76,7 @@ class Calls:
         self.before_write: Callable[[], None] = lambda: (
             None
         )  # called last of all; what it raises ends the write
-        # Of the write of this thread: `vectors`, how many it has, 0 for none; `turn`, when it left.
+        # Of the write of this thread: `vectors`, how many it has, 0 for none; `turn`, from when it leaves until it ends.
         self._writing = threading.local()
         for operation in WRITES:
             client.meta.events.register(f"before-send.s3vectors.{operation}", self._await_turn)
@@ -107,21 +107,36 @@ class Calls:
             batch = pending.pop()
             self._writing.vectors = len(batch)
             try:
-                method(**self._index, **request(batch))
+                self._write(method, request(batch))
             except VENDOR_ERRORS as error:
                 attempts.failed(error)
                 pending += _halves(batch) if _status(error) == 503 else [batch]
             else:
-                self._limiter.answered(self._writing.turn)
                 attempts.succeeded()
             finally:
                 self._writing.vectors = 0
 
+    def _write(self, method: Callable[..., object], request: Mapping[str, Any]) -> None:
+        """Make the write of this thread; its turn ends with it, however that is, for others wait for the end of it."""
+        failed = True
+        try:
+            method(**self._index, **request)
+            failed = False
+        finally:
+            self._end_turn(failed=failed)
+
     def _await_turn(self, **_: Any) -> None:
         """Runs when a write is encoded and signed: what is spaced are calls as they leave, not as they are begun."""
         if vectors := getattr(self._writing, "vectors", 0):
+            self._end_turn(failed=True)  # of the same write, if the SDK sends it once more after all
             self._writing.turn = self._limiter.acquire(vectors)
             self.before_write()
+
+    def _end_turn(self, *, failed: bool) -> None:
+        turn: Turn | None = getattr(self._writing, "turn", None)
+        if turn is not None:
+            self._writing.turn = None
+            self._limiter.answered(turn, failed=failed)
 
     def _call(self, operation: str, request: Mapping[str, Any], attempts: Attempts) -> dict[str, Any]:
         method = getattr(self._client, xform_name(operation))
