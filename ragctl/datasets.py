@@ -128,6 +128,9 @@ class _Row(_Strict):
     tenant: _Text | None = None
 
 
+GOLDEN_KEYS = frozenset(_Row.model_fields)  # of a line of a golden set
+
+
 def _golden(dataset: GoldenSet) -> tuple[Question, ...]:
     faults = _Faults(str(dataset.path))
     lines: dict[str, int] = {}  # id -> line

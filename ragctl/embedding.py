@@ -246,9 +246,8 @@ class EmbedQueue:
 
     def _succeeded(self, batch: list[Wanted], embedded: Embedded, seconds: float) -> None:
         self._attempts.pop(id(batch[0]), None)
-        usage = (
-            embedded.usage
-        )  # a token that the server had in a cache counts as one: the bill is never too low
+        # A token that the server had in a cache counts as one: the bill is never too low
+        usage = embedded.usage
         self._counts.tokens += usage.input_tokens + usage.cache_read_tokens
         self._failed_in_a_row = 0
         self._throttled_since = None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field, replace
@@ -349,9 +348,7 @@ class _Run:
         indexes.refuse_other_settings(info, spec)
         matching.refuse_lost_ledger(s.ledger, s.store, info)
         is_new = s.ledger.meta("created") is None
-        lost = matching.look_again(s.ledger, s.store)
-        if info.version is None and s.ledger.loose(1):  # a service; what is embedded dies with its run
-            s.ledger.expect_late_calls(str(time.time()))
+        lost = matching.look_again(s.ledger, s.store, info)
         self._clean()
         mismatch = matching.match(s.ledger, s.store, info, self._guard.share)
         mismatch = replace(mismatch, lost=mismatch.lost or lost)

@@ -13,8 +13,8 @@ HEADROOM: Final = 0.998  # share of the limits that is used
 # Over this long a stretch the limits hold exactly, as the service sees it: calls that are held up on the way arrive
 # closer together than they left.
 WINDOW_S: Final = 5.0
-# What a quiet limiter saves up, in seconds of the limit of vectors. The service allows for more: its limit has held like a bucket
-# of one second's worth, and a writer that began with 6,000 vectors in a second was not refused.
+# What a quiet limiter saves up, in seconds of the limit of vectors. The service allows for more: its limit has held like
+# a bucket of one second's worth, and a writer that began with 6,000 vectors in a second was not refused.
 BURST_S: Final = 0.7
 SLOWER: Final = 0.7  # of the pace, each time that the service throttles
 RECOVERY: Final = 0.1  # of the full pace, per second without throttling: from a standstill in ten seconds
@@ -65,9 +65,8 @@ class Limiter:
         self._queue = threading.Lock()  # held by the caller that is next, for as long as it waits
         self._state = threading.Condition()  # guards what is below, and tells that a call has ended
         self._next_at = float("-inf")  # when the limit of requests lets the next call go
-        self._paid_at = float(
-            "-inf"
-        )  # when the vectors let through are paid for, and the bucket is full again
+        # When the vectors let through are paid for, and the bucket is full again
+        self._paid_at = float("-inf")
         self._under_way = self._vectors_under_way = 0  # calls that have not ended, and their vectors
         self._ended: deque[Turn] = deque()  # those that may still be in the window, as they ended
         self._vectors_ended = 0  # of those
@@ -76,7 +75,7 @@ class Limiter:
         self._slowed_at = float("-inf")
 
     def acquire(self, vectors: int) -> Turn:
-        """Wait until a request that writes or deletes so many vectors may go; `answered` must be told when it ends."""
+        """Wait until a request that writes or deletes so many vectors may go; `ended` must be told when it ends."""
         with self._queue:
             with self._state:
                 while not self._may_fit(vectors):
@@ -86,7 +85,7 @@ class Limiter:
                 self._sleep(max(start - now, SHORTEST_S))
             return self._leave(vectors, start, now)
 
-    def answered(self, turn: Turn, *, failed: bool = False) -> None:
+    def ended(self, turn: Turn, *, failed: bool = False) -> None:
         """The call has ended: what was slower than other calls may have arrived that much later. `failed`: without a
         good answer; it may have arrived all the same, as late as now.
         """

@@ -25,9 +25,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("ragctl.ingest")
 
-LATE_S: Final = (
-    300.0  # after which no call of a run that died arrives any more: a client gives one up after a minute
-)
+# After which no call of a run that died arrives any more: a client gives one up after a minute
+LATE_S: Final = 300.0
 PROBED_KEYS: Final = 100  # looked up by every run: one call on every store
 REBUILD: Final = "if state: names the right place, make the ledger anew: ragctl ledger rebuild CONFIG"
 # Set in the ledger from when the two were found to differ until they agree again
@@ -111,14 +110,18 @@ def match(ledger: Ledger, store: VectorStore, info: IndexInfo | None, max_strays
     return Mismatch(compared=True, lost=bool(lost), strays=tuple(strays))
 
 
-def look_again(ledger: Ledger, store: VectorStore) -> bool:
-    """Once calls of a run that died cannot come any more: have what they have put deleted, and what they have deleted put
-    again; whether there was any of the latter.
+def look_again(ledger: Ledger, store: VectorStore, info: IndexInfo) -> bool:
+    """Note what a run that died had under way; and once its calls cannot come any more, have what they have put deleted,
+    and what they have deleted put again. Whether there was any of the latter.
     """
+    if info.version is not None:  # an embedded index: its calls die with their run
+        return False
+    if ledger.loose(1):
+        ledger.expect_late_calls(str(time.time()))
+        return False
     doubtful = frozenset(ledger.late())
-    if (
-        not doubtful or 0 <= time.time() - float(ledger.meta("late_since") or 0) < LATE_S
-    ):  # else the clock was set back
+    waited = time.time() - float(ledger.meta("late_since") or 0)
+    if not doubtful or 0 <= waited < LATE_S:  # less than 0: the clock was set back
         return False
     keys, size = sorted(doubtful), store.limits.get_keys
     there = {key for first in range(0, len(keys), size) for key in store.get(keys[first : first + size])}

@@ -113,7 +113,7 @@ class Listing:
 
     def _insert(self, rows: list[_Row]) -> None:
         places = ", ".join(["(?, ?, ?, ?, ?, ?, ?)"] * len(rows))
-        self._db.execute(f"INSERT INTO files VALUES {places}", list(chain.from_iterable(rows)))  # noqa: S608
+        self._db.execute(f"INSERT INTO files VALUES {places}", list(chain.from_iterable(rows)))  # noqa: S608  places alone
 
     def _insert_new(self, row: _Row) -> None:
         """Take in one file. Raises Refused that names both where another has its id."""

@@ -31,9 +31,8 @@ HAND_FILES = 32  # files that a worker gets at once, so that small ones do not e
 HAND_BYTES = 1_000_000  # and so many bytes, so that large ones are spread over the workers
 IDLE_DEATHS = 3  # in a row, of workers that had begun with no file: that is no accident
 
-LONGEST_FOLDER = 103 - len(
-    "/listener-12345678"
-)  # of the sockets, in bytes, as macOS allows; Linux has 107 for a path
+# Of the sockets, in bytes, as macOS allows; Linux has 107 for a path
+LONGEST_FOLDER = 103 - len("/listener-12345678")
 _PLACING = threading.Lock()
 
 
@@ -234,9 +233,8 @@ def _place_sockets() -> None:
                 stack.close()
                 return
             config["tempdir"] = str(folder)
-            util.Finalize(
-                None, stack.close, exitpriority=-100
-            )  # last; and not in a process that was forked from this
+            # Last of all; and not in a process that was forked from this
+            util.Finalize(None, stack.close, exitpriority=-100)
 
 
 def _preloaded(experiment: Experiment) -> Iterator[str]:

@@ -110,16 +110,21 @@ def test_a_configuration_error_is_exit_2_and_says_what_to_do(tmp_path: Path) -> 
     )
 
 
-def test_a_bug_shows_its_traceback_and_exits_1(tmp_path: Path) -> None:
-    """What we need to see is there; local values are not."""
+def ingest_that_raises(folder: Path, error: str) -> subprocess.CompletedProcess[str]:
+    """`ragctl ingest` in a process of its own, in which an exception comes up where none is expected."""
     code = (
-        "import sys, ragctl.commands.options as options, ragctl.commands.ingest as ingest, ragctl.cli as cli\n"
-        "def broken(*_):\n    secret = 'hunter2'\n    raise RuntimeError('broken')\n"
+        "import errno, sys, ragctl.commands.ingest as ingest, ragctl.cli as cli\n"
+        f"def broken(*_):\n    secret = 'hunter2'\n    raise {error}\n"
         "ingest.load_each = broken\n"
-        f"sys.argv = ['ragctl', 'ingest', {str(experiment(tmp_path))!r}]\n"
+        f"sys.argv = ['ragctl', 'ingest', {str(experiment(folder))!r}]\n"
         "cli.main()\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+
+def test_a_bug_shows_its_traceback_and_exits_1(tmp_path: Path) -> None:
+    """What we need to see is there; local values are not."""
+    done = ingest_that_raises(tmp_path, "RuntimeError('broken')")
     assert done.returncode == 1
     assert "RuntimeError: broken" in done.stderr
     assert "this is a bug in ragctl" in done.stderr
@@ -128,14 +133,7 @@ def test_a_bug_shows_its_traceback_and_exits_1(tmp_path: Path) -> None:
 
 def test_a_full_disk_is_no_bug(tmp_path: Path) -> None:
     """Wherever it is met: 8, and what to do."""
-    code = (
-        "import errno, sys, ragctl.commands.ingest as ingest, ragctl.cli as cli\n"
-        "def full(*_):\n    raise OSError(errno.ENOSPC, 'No space left on device')\n"
-        "ingest.load_each = full\n"
-        f"sys.argv = ['ragctl', 'ingest', {str(experiment(tmp_path))!r}]\n"
-        "cli.main()\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = ingest_that_raises(tmp_path, "OSError(errno.ENOSPC, 'No space left on device')")
     assert done.returncode == 8
     assert done.stderr == (
         "ragctl: error: the disk is full: the temporary folder, or where state and reports lie\n"

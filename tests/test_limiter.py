@@ -28,7 +28,7 @@ def limiter(time: FakeTime, vectors: float = 2_500, requests: float = 1_000) -> 
 
 def write(limit: Limiter, vectors: int) -> None:
     """A call that is answered as soon as it has left."""
-    limit.answered(limit.acquire(vectors))
+    limit.ended(limit.acquire(vectors))
 
 
 def test_the_first_call_goes_at_once(time: FakeTime) -> None:
@@ -111,7 +111,7 @@ class Service:
         """Let time pass until the next call ends."""
         at, _, turn, failed = heapq.heappop(self._answers)
         self.time.now = max(self.time.now, at)
-        self.limit.answered(turn, failed=failed)
+        self.limit.ended(turn, failed=failed)
 
     def call(self, vectors: int, *, way_s: float, back_s: float, failed: bool = False, callers: int) -> None:
         """One of so many callers makes a call that takes `way_s` to get there; waits until one of them is free."""
@@ -182,11 +182,11 @@ def test_when_a_call_arrived_is_taken_from_its_end(time: FakeTime, failed: bool,
     for seconds, bad in ((0.08, False), (0.3, False), (0.001, True)):
         turn = limit.acquire(1)
         time.now += seconds
-        limit.answered(turn, failed=bad)
+        limit.ended(turn, failed=bad)
     time.now = 10
     whole = limit.acquire(12_500)
     time.now = 12
-    limit.answered(whole, failed=failed)
+    limit.ended(whole, failed=failed)
     limit.acquire(1)
     assert time.now == pytest.approx(arrived + WINDOW_S, abs=1e-4)
 
@@ -232,7 +232,7 @@ def test_a_thread_that_waits_for_an_answer_goes_on_when_it_comes(time: FakeTime)
         thread.start()
     waiting[0].join(0.05)
     assert all(thread.is_alive() for thread in waiting)
-    limit.answered(turns[3], failed=True)
+    limit.ended(turns[3], failed=True)
     for thread in waiting:
         thread.join(10)
     assert not any(thread.is_alive() for thread in waiting)

@@ -123,11 +123,11 @@ def test_a_throttle_between_broken_connections_shows_that_the_service_is_there(
 def test_a_write_ends_its_turn_however_it_ends(store: S3VectorsStore, server: S3VectorsServer) -> None:
     """Refused, without an answer, broken in the middle, or not even sent: a turn that never ended would hold up others."""
     limiter = store._calls._limiter
-    answered, ends = limiter.answered, list[bool]()
+    ended, ends = limiter.ended, list[bool]()
 
     def note(turn: Turn, *, failed: bool = False) -> None:
         ends.append(failed)
-        answered(turn, failed=failed)
+        ended(turn, failed=failed)
 
     def refuse() -> None:
         raise LeaseLost("taken over")
@@ -136,7 +136,7 @@ def test_a_write_ends_its_turn_however_it_ends(store: S3VectorsStore, server: S3
         raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(limiter, "answered", note)
+        monkeypatch.setattr(limiter, "ended", note)
         server.faults.add(
             Fault("error", "PutVectors", **SLOW_DOWN),  # type: ignore[arg-type]  # as above
             Fault("lost", "PutVectors"),

@@ -84,11 +84,10 @@ class S3VectorsStore:
         self.bucket = settings.bucket
         # No more at once than may be written in a second: a call is signed before it waits for its turn, and a signature
         # is good for minutes only.
-        second = max(1, int(settings.vectors_per_second))
         self.limits = StoreLimits(
-            put_records=min(MAX_PUT_RECORDS, second),
+            put_records=min(MAX_PUT_RECORDS, settings.vectors_per_second),
             put_bytes=PUT_BYTES,
-            delete_keys=min(MAX_DELETE_KEYS, second),
+            delete_keys=min(MAX_DELETE_KEYS, settings.vectors_per_second),
             get_keys=MAX_GET_KEYS,
             top_k=MAX_TOP_K,
             vectors_per_second=settings.vectors_per_second,

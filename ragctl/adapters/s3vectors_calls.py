@@ -73,9 +73,8 @@ class Calls:
         self._clock, self._sleep = clock, sleep
         self._bucket = {"vectorBucketName": bucket}
         self._index = {**self._bucket, "indexName": index}
-        self.before_write: Callable[[], None] = lambda: (
-            None
-        )  # called last of all; what it raises ends the write
+        # Called last of all; what it raises ends the write
+        self.before_write: Callable[[], None] = lambda: None
         # Of the write of this thread: `vectors`, how many it has, 0 for none; `turn`, from when it leaves until it ends.
         self._writing = threading.local()
         for operation in WRITES:
@@ -136,7 +135,7 @@ class Calls:
         turn: Turn | None = getattr(self._writing, "turn", None)
         if turn is not None:
             self._writing.turn = None
-            self._limiter.answered(turn, failed=failed)
+            self._limiter.ended(turn, failed=failed)
 
     def _call(self, operation: str, request: Mapping[str, Any], attempts: Attempts) -> dict[str, Any]:
         method = getattr(self._client, xform_name(operation))

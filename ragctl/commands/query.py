@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 _Asked = tuple[str, "QueryOptions"]  # a question, and how it is asked
 
 FAULTS_SHOWN = 20  # of lines that cannot be asked
-# Of a line of --questions: what it is asked by, and what else a golden set has
-LINE_KEYS = frozenset({"question", "filter", "tenant", "id", "answer", "aliases", "evidence", "tags"})
 
 
 class Mode(StrEnum):
@@ -261,6 +259,7 @@ def _question(line: str, options: QueryOptions) -> _Asked:
     """
     from dataclasses import replace
 
+    from ragctl.datasets import GOLDEN_KEYS
     from ragctl.errors import ConfigError
 
     if not line.startswith("{"):
@@ -272,7 +271,7 @@ def _question(line: str, options: QueryOptions) -> _Asked:
     question, own_filter = record.get("question"), record.get("filter")
     if not isinstance(question, str):
         raise ConfigError('must be JSON with a "question"')
-    if unknown := sorted(record.keys() - LINE_KEYS):
+    if unknown := sorted(record.keys() - GOLDEN_KEYS):
         raise ConfigError(
             f"{unknown[0]}: unknown key; known: question, filter, tenant, and those of a golden set"
         )

@@ -47,12 +47,11 @@ class ZipArchive:
             # What zipfile says to a name that is no UTF-8 (a ValueError) and to a version that it does not know.
             raise incomplete(self.name, self.path, error) from error
         members = {member.filename: member for member in archive.infolist()}  # of one name the last counts
+        outside = 0
         for member in members.values():
             path = _path(member.filename)
             if path is None:
-                logger.warning(
-                    "sources.%s: %s: a member outside of the archive is left out", self.name, self.path
-                )
+                outside += 1
             elif not member.is_dir() and listing.wants(path):
                 yield listing.file(
                     path,
@@ -60,6 +59,9 @@ class ZipArchive:
                     size=member.file_size,
                     stamp=f"{mtime}-{member.CRC:08x}",
                 )
+        if outside:
+            words = "sources.%s: %s: %d members outside of the archive are left out"
+            logger.warning(words, self.name, self.path, outside)
         listing.report(ignored)
 
     def read(self, file: SourceFile) -> bytes:
