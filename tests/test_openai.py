@@ -13,7 +13,7 @@ import pytest
 import urllib3
 
 from ragctl import errors
-from ragctl.adapters.openai import RETRIES, OpenAIEmbedder, OpenAIGenerator, Server
+from ragctl.adapters.openai import RETRIES, OpenAIEmbedder, OpenAIGenerator, Server, StatusRefused
 from ragctl.config import Experiment
 from ragctl.prompts import build_prompt, load_template
 from ragctl.records import DOCUMENT, TEXT, Hit, Prompt, Usage
@@ -72,6 +72,49 @@ def test_vectors_come_in_the_order_of_the_texts_with_the_tokens_used(start: Star
     )
     assert found.vectors.dtype == np.float32
     assert found.usage == Usage(input_tokens=5)
+
+
+@pytest.mark.parametrize(
+    ("packs", "asked"),
+    [
+        ("yes", ["base64", "base64"]),
+        ("ignores", ["base64", "base64"]),
+        ("refuses", ["base64", "float", "float"]),
+        ("fails", ["base64", "float", "float"]),
+    ],
+)
+def test_vectors_come_in_base64_where_the_server_knows_it(start: Start, packs: str, asked: list[str]) -> None:
+    """Servers that answer digits all the same, refuse, or fail over it give the same vectors, and are asked once."""
+    server = start(packs=packs)
+    asking = embedder(server)
+    for text in ("harbour buoys", "salmon"):
+        np.testing.assert_array_equal(asking.embed([text], "document").vectors, [embed(text, 64)])
+    assert [request["encoding_format"] for request in server.requests] == asked
+
+
+def test_a_server_that_knows_base64_is_not_asked_twice_for_a_text_that_it_refuses(start: Start) -> None:
+    """Once it has answered, a refusal is about the text; before, it may be about the encoding."""
+    server = start(max_tokens=3)
+    asking = embedder(server)
+    with pytest.raises(errors.InputRefused):
+        asking.embed(["the first of four words"], "document")
+    asking.embed(["salmon"], "document")
+    with pytest.raises(errors.InputRefused):
+        asking.embed(["one more of four words"], "document")
+    assert [request["encoding_format"] for request in server.requests] == [
+        "base64",
+        "float",
+        "base64",
+        "base64",
+    ]
+
+
+@pytest.mark.parametrize("embedding", ["AAAA", "not base64 at all", "", "AACAfwAAgD8="])
+def test_base64_that_holds_no_vector_is_an_error(start: Start, embedding: str) -> None:
+    """Three bytes, other letters, nothing, and infinity: none becomes a vector."""
+    rows = [{"index": 0, "embedding": embedding}]
+    with pytest.raises((errors.ServiceError, errors.InputRefused)):
+        embedder(start(tamper=lambda reply: {**reply, "data": rows})).embed(["a"], "document")
 
 
 def test_prefixes_go_in_front_of_queries_and_passages(start: Start) -> None:
@@ -265,8 +308,8 @@ def test_a_broken_connection_is_repeated_once(start: Start) -> None:
         (Reply(401), errors.CredentialsError, "the API key is missing or wrong (401)"),
         (Reply(403), errors.PermissionDenied, "the API key may not use model words (403)"),
         (Reply(404), errors.NotFound, "knows no model words, or is no OpenAI-compatible server (404)"),
-        (Reply(400, b'{"error": "no"}'), errors.ServiceError, "answered 400"),
-        (Reply(500), errors.ServiceError, "answered 500"),
+        (Reply(400, b'{"error": "no"}'), StatusRefused, "answered 400"),
+        (Reply(500), StatusRefused, "answered 500"),
         (
             Reply(307, headers={"Location": "http://elsewhere/"}),
             errors.ServiceError,
@@ -280,13 +323,15 @@ def test_every_refusal_has_its_error(
 ) -> None:
     """Each status ends in the error that says what to do; nothing is repeated and no redirect followed."""
     server = start()
+    asking = embedder(server)
+    assert asking.dimension == 64  # from here on a refusal is not about base64
     server.canned.append(reply)
     with pytest.raises(kind) as caught:
-        embedder(server).embed(["a"], "document")
+        asking.embed(["a"], "document")
     assert type(caught.value) is kind
     assert words in caught.value.message
     assert caught.value.message.startswith(f"{server.url}/v1: ")
-    assert len(server.calls) == 1
+    assert len(server.calls) == 2
 
 
 def test_a_used_up_quota_is_not_throttling(start: Start) -> None:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import http.client
 import json
+from base64 import b64decode
+from typing import Any
 from urllib.parse import urlsplit
+
+import numpy as np
 
 BATCH = 32
 
 
 class ServerEmbedder:
-    """POST {url}/v1/embeddings over one kept connection, 32 texts a call."""
+    """POST {url}/v1/embeddings over one kept connection, 32 texts a call, the vectors in base64, as with OpenAI's own client."""
 
     def __init__(self, url: str) -> None:
         self._connection = http.client.HTTPConnection(urlsplit(url).netloc)
@@ -20,10 +24,15 @@ class ServerEmbedder:
         return [vector for at in range(0, len(texts), BATCH) for vector in self._call(texts[at : at + BATCH])]
 
     def _call(self, texts: list[str]) -> list[list[float]]:
-        body = json.dumps({"model": "words", "input": texts, "encoding_format": "float"})
+        body = json.dumps({"model": "words", "input": texts, "encoding_format": "base64"})
         self._connection.request("POST", "/v1/embeddings", body, {"Content-Type": "application/json"})
         rows = json.loads(self._connection.getresponse().read())["data"]
-        return [row["embedding"] for row in sorted(rows, key=lambda row: row["index"])]
+        vectors = [np.frombuffer(b64decode(row["embedding"]), "<f4") for row in sorted(rows, key=_index)]
+        return [vector.tolist() for vector in vectors]
+
+
+def _index(row: dict[str, Any]) -> int:
+    return int(row["index"])
 
 
 class HashedEmbedder:

@@ -97,6 +97,7 @@ class OpenAIEmbedder:
         self._asked, self._dimension = dimension, dimension
         self._prefixes: dict[EmbedRole, str] = {"query": query_prefix, "document": passage_prefix}
         self._probing = threading.Lock()
+        self._packs: bool | None = None  # whether the server knows base64; None until it has answered
         self.max_batch, self.max_tokens = max_batch, max_tokens
         # A query prefix leaves the index as it is
         prefix = short_hash(passage_prefix) if passage_prefix else ""
@@ -130,7 +131,7 @@ class OpenAIEmbedder:
         """Vectors of the texts. Throttled, InputRefused and ServiceError as `Embedder` has them."""
         request = embedding_request("openai", [self._prefixes[role] + text for text in texts], self._model)
         request |= {"model": self._model} | ({"dimensions": self._asked} if self._asked else {})
-        document = self._server.post("embeddings", request)
+        document = self._ask(request)
         where = self._server.where
         with _reading(where):
             if sorted(row["index"] for row in document["data"]) != list(range(len(texts))):
@@ -139,6 +140,25 @@ class OpenAIEmbedder:
                 )
             rows, usage = embedding_rows("openai", document), embedding_usage(document)
         return Embedded(as_vectors(rows, count=len(texts), dimension=self._dimension, where=where), usage)
+
+    def _ask(self, request: Mapping[str, Any]) -> Any:
+        """The server's answer: in base64, which has a quarter of the bytes of digits and is read at once.
+
+        Not every server or gateway knows it, and some fail over it without a word of it. So a refusal, until something
+        was answered, may be for that, and is asked again for digits.
+        """
+        if self._packs is False:
+            return self._server.post("embeddings", request)
+        try:
+            document = self._server.post("embeddings", {**request, "encoding_format": "base64"})
+        except (InputRefused, StatusRefused):
+            if self._packs:
+                raise
+            document = self._server.post("embeddings", request)
+            self._packs = False
+        else:
+            self._packs = True
+        return document
 
 
 class OpenAIGenerator:
@@ -211,6 +231,10 @@ class OpenAIGenerator:
             if "error" in document:  # its text may quote the prompt
                 raise ServiceError(f"{self._server.where}: the model failed while it answered")
             return read_piece(document)
+
+
+class StatusRefused(ServiceError):
+    """The server answered with a status of which nothing is known but that it is an error."""
 
 
 class OptionRefused(ServiceError):
@@ -316,7 +340,7 @@ class Server:
         if status in BUSY:
             hint = "lower ingest.embed_concurrency" if section == "embedding" else "try again later"
             return Throttled(f"{where}: still busy after the retries ({status})", hint=hint)
-        return ServiceError(f"{where}: answered {status}", hint="--verbose shows what the server said")
+        return StatusRefused(f"{where}: answered {status}", hint="--verbose shows what the server said")
 
     @contextmanager
     def _errors(self) -> Iterator[None]:

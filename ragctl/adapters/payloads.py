@@ -9,6 +9,7 @@ AttributeError.
 from __future__ import annotations
 
 import codecs
+from base64 import b64decode
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -31,7 +32,7 @@ def embedding_request(family: str, texts: Sequence[str], model: str) -> dict[str
 
 
 def embedding_rows(family: str, document: Any) -> list[Any]:
-    """The vectors in a reply, in the order of the texts."""
+    """The vectors in a reply, in the order of the texts. ValueError for base64 that is none."""
     if family == "tei":
         if not isinstance(document, list):
             raise TypeError("no list of vectors")
@@ -42,7 +43,16 @@ def embedding_rows(family: str, document: Any) -> list[Any]:
     data = sorted(document["data"], key=lambda row: row["index"])
     if [row["index"] for row in data] != list(range(len(data))):
         raise ValueError("an index is missing or there twice")
-    return [row["embedding"] for row in data]
+    return [_numbers(row["embedding"]) for row in data]
+
+
+def _numbers(embedding: Any) -> Any:
+    """A vector as it stands in a reply, or, as base64, the 32-bit numbers in it, least significant byte first."""
+    if not isinstance(embedding, str):
+        return embedding
+    import numpy as np
+
+    return np.frombuffer(b64decode(embedding, validate=True), dtype="<f4")
 
 
 def embedding_usage(document: Any) -> Usage:

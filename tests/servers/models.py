@@ -5,6 +5,7 @@ sentence of the passages that shares most words with the question, and cites its
 """
 
 import html
+import math
 import re
 from collections import Counter
 from functools import lru_cache
@@ -35,12 +36,13 @@ def embed(text: str, dimension: int) -> NDArray[np.float32]:
 
     As with the models that take an instruction before a query, the instruction is not what the query is about.
     """
-    vector = np.zeros(dimension)
+    numbers = [0.0] * dimension
     for word, count in Counter(tokens(_INSTRUCTION.sub("", text), "en")).items():
         place, sign = _place(word)
-        vector[place % dimension] += sign * (1 + np.log(count))
-    if not vector.any():
-        vector[0] = 1
+        numbers[place % dimension] += sign * (1 + math.log(count))
+    if not any(numbers):
+        numbers[0] = 1
+    vector: NDArray[np.float64] = np.array(numbers)
     return (vector / np.linalg.norm(vector)).astype(np.float32)
 
 

@@ -10,12 +10,15 @@ it was sent in some of its errors.
 
 import argparse
 import json
+from base64 import b64encode
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, TypeVar
 
+import numpy as np
 import orjson
+from numpy.typing import NDArray
 
 from tests.servers.http import Handler, LoopbackServer, Refusal, Reply, Request
 from tests.servers.model_check import Match
@@ -42,6 +45,7 @@ class Behaviour:
     writer: str = "quoter"  # name of the text model
     dimension: int = 64
     shortens: bool = True  # knows `dimensions`
+    packs: Literal["yes", "ignores", "refuses", "fails"] = "yes"  # what it does when asked for base64
     max_batch: int = 32
     max_tokens: int = 512  # that a text or a conversation may have
     too_long: int = 400  # status for one that has more: vLLM 400, Text Embeddings Inference 413
@@ -93,13 +97,18 @@ class OpenAIServer(LoopbackServer):
         texts, dimension = document["input"], document.get("dimensions", self.behaviour.dimension)
         if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
             raise self._malformed(f"input is no list of strings: {texts!r}")
-        if document["encoding_format"] != "float" or not 0 < len(texts) <= self.behaviour.max_batch:
-            raise self._malformed(f"{len(texts)} texts as {document['encoding_format']}")
+        encoding = document["encoding_format"]
+        if encoding not in ("float", "base64") or not 0 < len(texts) <= self.behaviour.max_batch:
+            raise self._malformed(f"{len(texts)} texts as {encoding}")
         if "dimensions" in document and not self.behaviour.shortens:
             raise Refusal(400, "unknown", "Model does not support matryoshka representation")
+        if encoding == "base64" and self.behaviour.packs in ("refuses", "fails"):
+            status = 400 if self.behaviour.packs == "refuses" else 500
+            raise Refusal(status, "failed", "Cannot deserialize value of type ArrayList from String value")
+        packed = encoding == "base64" and self.behaviour.packs == "yes"
         tokens = [self._counted(text) for text in texts]
         data = [
-            {"object": "embedding", "index": index, "embedding": embed(text, dimension).tolist()}
+            {"object": "embedding", "index": index, "embedding": _written(embed(text, dimension), packed)}
             for index, text in enumerate(texts)
         ]
         usage = {"prompt_tokens": sum(tokens), "total_tokens": sum(tokens)}
@@ -183,6 +192,11 @@ class OpenAIServer(LoopbackServer):
 
 def _json(document: Document, status: int = 200) -> Reply:
     return Reply(status, orjson.dumps(document), {"Content-Type": "application/json"})
+
+
+def _written(vector: NDArray[np.float32], packed: bool) -> list[float] | str:
+    """A vector as it stands in an answer: as numbers, or as the base64 of their bytes."""
+    return b64encode(vector.astype("<f4").tobytes()).decode() if packed else vector.tolist()
 
 
 def _cut(whole: Text, size: int) -> Iterator[Text]:
