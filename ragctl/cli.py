@@ -34,6 +34,7 @@ from ragctl.commands import (
     teardown,
     verify,
 )
+from ragctl.commands.signals import interrupting
 from ragctl.commands.streams import ReaderGone, guarded
 from ragctl.errors import RagctlError
 
@@ -53,13 +54,19 @@ _UsageError: Any = typer.BadParameter.__base__  # which Typer does not name
 
 
 class _Commands(TyperGroup):
-    """Endings to which Typer would give a status of its own."""
+    """Endings to which Typer would give a status of its own, or no word."""
+
+    def make_context(self, *arguments: Any, **named: Any) -> Any:
+        try:
+            return super().make_context(*arguments, **named)
+        except KeyboardInterrupt:
+            raise typer.Exit(_interrupted()) from None
 
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
         except (KeyboardInterrupt, typer.Abort):  # Abort: Ctrl-C or the end of input at a question
-            raise typer.Exit(_told("interrupted", 130, plain="ragctl: interrupted")) from None
+            raise typer.Exit(_interrupted()) from None
         except BrokenPipeError as error:  # not stdout's; Typer would end with 1, and say nothing
             raise RuntimeError("a pipe broke") from error
 
@@ -118,7 +125,7 @@ def main() -> None:
     atexit.register(gc.freeze)  # else Python looks through all that is left for garbage as it ends: 0.1 s
     started = monotonic()
     events.ending.clear()
-    with guarded():
+    with interrupting(), guarded():
         events.listen(log_json="--log-json" in sys.argv)  # until the command has read its options
         status = _status()
         seconds = round(monotonic() - started, 3)
@@ -141,6 +148,8 @@ def _status() -> int:
             error.show()
             return 2
         return _told(error.format_message(), 2)
+    except KeyboardInterrupt:  # before Typer has begun
+        return _interrupted()
     except ReaderGone:
         return 141
     except Exception as error:  # noqa: BLE001  a bug: its traceback, without local values, is what we need to see
@@ -165,6 +174,10 @@ def _fault_of_place(error: Exception) -> tuple[str, str] | None:
     if isinstance(error, PermissionError):
         return f"{error.filename}: {error.strerror}", "let this user read it, or enter its folder"
     return None
+
+
+def _interrupted() -> int:
+    return _told("interrupted", 130, plain="ragctl: interrupted")
 
 
 def _told(message: str, status: int, **fields: Any) -> int:

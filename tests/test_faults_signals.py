@@ -197,3 +197,34 @@ def test_an_interrupt_after_something_is_saved(place: HeldPlace) -> None:
     assert first.startswith(f"test: {len(place.documents())} added documents in ")
     assert third == "  interrupted; what was done is saved, and the next run carries on"
     assert report.startswith("  report: ")
+
+
+@SIGNALS
+def test_other_commands_let_go_of_what_they_hold(place: HeldPlace, number: signal.Signals) -> None:
+    """In the middle of a repair: exit 130 with a word, at once, and the lease is given back."""
+    assert place.ragctl("ingest").status == 0
+    with place.store() as store:
+        store.delete([key for key, (metadata, _) in place.held().items() if "harbour" in metadata["text"]])
+    place.models.held = "harbour"
+    with Run(place.folder, "verify", place.folder / "experiment.yaml", "--repair") as run:
+        until(lambda: place.models.reached.is_set() or run.process.poll() is not None, "a call to be held")
+        run.send(number)
+        ended = run.end()
+    assert (ended.status, ended.err.splitlines()[-1]) == (130, "ragctl: interrupted")
+    lease = json.loads(next(place.folder.rglob("lease.json")).read_bytes())
+    assert lease["expires"] == 0
+    place.models.held = None
+    assert place.ragctl("verify", "--repair").status == 0
+    assert_converges(place)
+
+
+@SIGNALS
+def test_a_signal_while_options_are_read(tmp_path: Path, number: signal.Signals) -> None:
+    """From the first moment on it is an interrupt."""
+    prelude = (
+        "import os, typer.core as core\n"
+        f"core.TyperGroup.parse_args = lambda *_: os.kill(os.getpid(), {int(number)})"
+    )
+    with Run(tmp_path, "status", prelude=prelude) as run:
+        ended = run.end()
+    assert (ended.status, ended.out, ended.err) == (130, "", "ragctl: interrupted\n")

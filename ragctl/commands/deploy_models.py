@@ -19,6 +19,7 @@ from ragctl.commands.options import (
     load,
     setup,
 )
+from ragctl.commands.signals import stopping_on_signals
 
 if TYPE_CHECKING:
     from ragctl.config import Experiment
@@ -80,7 +81,6 @@ def perform(
 ) -> tuple[Outcome, str | None]:
     """What became of the models, and where the record of the run is. `begin`: see `deploy`; a dry run begins nothing."""
     from ragctl import deployment
-    from ragctl.commands.progress import stopping_on_signals
     from ragctl.commands.recording import recording
     from ragctl.deploy import Interrupted, deploy
     from ragctl.deploy_plan import tools

@@ -22,6 +22,7 @@ from ragctl.commands.options import (
     shown,
 )
 from ragctl.commands.recording import recording
+from ragctl.commands.signals import stopping_on_signals
 
 if TYPE_CHECKING:
     from ragctl.config import Experiment
@@ -147,7 +148,7 @@ def _stopped(result: IngestResult) -> bool:
 def _ingest(
     experiment: Experiment, options: IngestOptions, output: Output
 ) -> tuple[IngestResult, str | None]:
-    from ragctl.commands.progress import IngestDisplay, stopping_on_signals
+    from ragctl.commands.progress import IngestDisplay
     from ragctl.ingest import Progress, ingest
     from ragctl.state import open_state
 

@@ -1,15 +1,15 @@
 from __future__ import annotations
 
-import signal
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ragctl.commands.options import Config, DryRun, Json, LogJson, Output, Quiet, Set, Verbose, load, setup
+from ragctl.commands.signals import cleaning_up, stopping_on_signals
 
 if TYPE_CHECKING:
     from ragctl.config import Experiment
@@ -54,7 +54,7 @@ def command(
         if dry_run:
             run.rehearse()
         else:
-            with _terminable():
+            with cleaning_up():
                 run.perform()
     finally:
         output.result({"schema": SCHEMA, "dry_run": dry_run, "stages": run.stages}, lambda: None)
@@ -173,7 +173,6 @@ class _Run:
         from ragctl import cost, teardown
         from ragctl.adapters.aws import region
         from ragctl.commands.deploy_models import teller
-        from ragctl.commands.progress import stopping_on_signals
         from ragctl.commands.recording import recording_if_possible
         from ragctl.state import open_state
 
@@ -257,21 +256,3 @@ class _Run:
 def _show_removed(resources: list[dict[str, Any]]) -> None:
     for resource in resources:
         typer.echo(f"{resource['type']} {resource['name']}: {resource['action']}")
-
-
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """SIGTERM, a terminal that is closed, and a second Ctrl-C end the run as the first one does: with the models
-    removed.
-    """
-    from ragctl.commands.progress import ending_signals
-
-    def interrupt(number: int, _: object) -> NoReturn:
-        raise KeyboardInterrupt(signal.Signals(number).name)
-
-    before = {number: signal.signal(number, interrupt) for number in ending_signals()}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
