@@ -109,12 +109,23 @@ def test_a_server_that_knows_base64_is_not_asked_twice_for_a_text_that_it_refuse
     ]
 
 
-@pytest.mark.parametrize("embedding", ["AAAA", "not base64 at all", "", "AACAfwAAgD8="])
-def test_base64_that_holds_no_vector_is_an_error(start: Start, embedding: str) -> None:
-    """Three bytes, other letters, nothing, and infinity: none becomes a vector."""
-    rows = [{"index": 0, "embedding": embedding}]
-    with pytest.raises((errors.ServiceError, errors.InputRefused)):
-        embedder(start(tamper=lambda reply: {**reply, "data": rows})).embed(["a"], "document")
+@pytest.mark.parametrize(
+    ("embedding", "kind", "words"),
+    [
+        ("AAAA", errors.ServiceError, "the answer is not shaped as OpenAI's API answers"),  # three bytes
+        ("not base64 at all", errors.ServiceError, "the answer is not shaped as OpenAI's API answers"),
+        ("", errors.ServiceError, "the vectors are not rows of numbers of one length"),
+        ("AACAfwAAgD8=", errors.InputRefused, "the model answered a vector that is not finite"),
+    ],
+)
+def test_base64_that_holds_no_vector_is_an_error(
+    start: Start, embedding: str, kind: type[errors.RagctlError], words: str
+) -> None:
+    """Nothing that is not a whole, finite vector becomes one."""
+    server = start(tamper=lambda reply: {**reply, "data": [{"index": 0, "embedding": embedding}]})
+    with pytest.raises(kind) as caught:
+        embedder(server).embed(["a"], "document")
+    assert caught.value.message == f"{server.url}/v1: {words}"
 
 
 def test_prefixes_go_in_front_of_queries_and_passages(start: Start) -> None:

@@ -340,7 +340,7 @@ def test_members_lie_where_they_are_unpacked_to(tmp_path: Path, caplog: pytest.L
         "papers/c.txt": b"text of /c.txt",
         "papers/d.txt": b"text of d.txt",
     }
-    assert caplog.messages == [f"sources.papers: {path}: 1 members outside of the archive are left out"]
+    assert caplog.messages == [f"sources.papers: {path}: members outside of the archive are left out: 1"]
 
 
 def test_a_zip_replaced_is_read_anew(archive: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 from base64 import b64decode
-from typing import Any
+from operator import itemgetter
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -27,12 +27,10 @@ class ServerEmbedder:
         body = json.dumps({"model": "words", "input": texts, "encoding_format": "base64"})
         self._connection.request("POST", "/v1/embeddings", body, {"Content-Type": "application/json"})
         rows = json.loads(self._connection.getresponse().read())["data"]
-        vectors = [np.frombuffer(b64decode(row["embedding"]), "<f4") for row in sorted(rows, key=_index)]
+        vectors = [
+            np.frombuffer(b64decode(row["embedding"]), "<f4") for row in sorted(rows, key=itemgetter("index"))
+        ]
         return [vector.tolist() for vector in vectors]
-
-
-def _index(row: dict[str, Any]) -> int:
-    return int(row["index"])
 
 
 class HashedEmbedder:

@@ -29,32 +29,25 @@ def cleaning_up() -> Iterator[None]:
     """The same for a block that has something to clean up, such as endpoints: a second signal to a command within does
     not end the process, but is an interrupt too.
     """
-
-    def interrupt(number: int, frame: FrameType | None) -> NoReturn:
-        _interrupt(number, frame)
-
-    with _taken(dict.fromkeys(_ending_signals(), interrupt)):
+    with _taken(dict.fromkeys(_ending_signals(), _clean_up)):
         yield
 
 
 @contextmanager
 def stopping_on_signals(stop: threading.Event, within_s: float = 0.0) -> Iterator[None]:
     """The first SIGINT, SIGTERM or SIGHUP sets `stop`, so that what is in flight is finished and saved; the second ends the
-    process at once, which is safe as well: the ledger is saved in whole transactions. Where somebody around us has
-    something to clean up and takes signals for it, the second is theirs.
+    process at once, which is safe as well: the ledger is saved in whole transactions. Within `cleaning_up` the second is
+    an interrupt.
 
     `within_s`: the process ends so many seconds after the first signal, as if by a second; 0: when all is finished.
     """
-    plain = (signal.SIG_DFL, signal.SIG_IGN, signal.default_int_handler, _interrupt, None)
-
     # Not `stop`: setting it twice at once, one signal within the other, would never end
     signals = count()
 
     def handle(number: int, frame: FrameType | None) -> None:
         if next(signals):
-            outer = before[signal.SIGTERM if number == signal.SIGALRM else signal.Signals(number)]
-            if callable(outer) and outer not in plain:
-                outer(number, frame)
+            if before[signal.SIGTERM] is _clean_up:
+                _clean_up(number, frame)
             os._exit(130)
         stop.set()
         signal.setitimer(signal.ITIMER_REAL, within_s)
@@ -70,6 +63,11 @@ def stopping_on_signals(stop: threading.Event, within_s: float = 0.0) -> Iterato
 
 def _interrupt(number: int, _: FrameType | None) -> NoReturn:
     raise KeyboardInterrupt(signal.Signals(number).name)
+
+
+def _clean_up(number: int, frame: FrameType | None) -> NoReturn:
+    """As `_interrupt`, and told apart from it."""
+    _interrupt(number, frame)
 
 
 def _ending_signals() -> list[signal.Signals]:

@@ -60,7 +60,7 @@ class ZipArchive:
                     stamp=f"{mtime}-{member.CRC:08x}",
                 )
         if outside:
-            words = "sources.%s: %s: %d members outside of the archive are left out"
+            words = "sources.%s: %s: members outside of the archive are left out: %d"
             logger.warning(words, self.name, self.path, outside)
         listing.report(ignored)
 
